@@ -1,0 +1,55 @@
+# What developers do with orchd. `make help` lists it.
+#
+#   PYTHON=...   the Python to build .venv with, 3.11 or newer
+#   TESTS=...    what `make test` runs: paths, and options of pytest
+
+SHELL := /bin/sh
+BIN := .venv/bin
+TESTS ?=
+LOCK ?=
+BENCHMARKS ?= $(wildcard bench/*.py)
+# The job that `make demo` runs after the demonstration itself.
+EXAMPLE := examples/stdlib_check/run.py
+
+PINS := pyproject.toml requirements/install requirements/build.txt requirements/uv.txt
+RUN := .venv/.stamp-run
+DEV := .venv/.stamp-dev
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test check fix bench lock clean
+
+help: ## show this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-7s %s\n", $$1, $$2}' Makefile
+
+demo: $(RUN) ## run the demonstration and a real job; needs no key
+	@$(BIN)/orchd demo
+	@$(BIN)/python $(EXAMPLE)
+
+test: $(DEV) ## run all tests, with SQLite and PostgreSQL
+	@$(BIN)/python -m pytest $(TESTS)
+
+check: $(DEV) ## check format, style, types and layers
+	@$(BIN)/ruff format --quiet --check --diff .
+	@$(BIN)/ruff check --quiet .
+	@$(BIN)/mypy --no-error-summary
+	@said=$$($(BIN)/lint-imports --no-cache --no-logo) \
+	  || { printf '%s\n' "$$said"; exit 1; }
+
+fix: $(DEV) ## format, and mend what can be mended
+	@$(BIN)/ruff check --quiet --fix . || true
+	@$(BIN)/ruff format --quiet .
+
+bench: $(DEV) ## run the benchmarks and print their figures
+	@for benchmark in $(BENCHMARKS); do $(BIN)/python $$benchmark || exit 1; done
+
+lock: $(DEV) ## pin the requirements anew; LOCK=--upgrade takes newer ones
+	@requirements/lock $(LOCK)
+
+clean: ## remove everything that was built, .venv too
+	@rm -rf .venv .mypy_cache .pytest_cache .ruff_cache .hypothesis dist build
+
+$(RUN): $(PINS) requirements/run.txt
+	@PYTHON='$(PYTHON)' requirements/install run
+
+$(DEV): $(PINS) requirements/dev.txt
+	@PYTHON='$(PYTHON)' requirements/install dev

@@ -1,0 +1,89 @@
+"""Fixtures for every test: real databases, each empty when a test begins."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import hypothesis
+import pytest
+import redis
+
+from support import postgres, redis_server
+
+# On a busy machine an example's duration says nothing about the code.
+hypothesis.settings.register_profile("orchd", deadline=None, print_blob=True)
+hypothesis.settings.load_profile("orchd")
+
+SERVER_VERSION = pytest.StashKey[str]()
+
+
+def pytest_report_header() -> str:
+    """Name the PostgreSQL that the tests use."""
+    return f"postgresql: {postgres.describe()}"
+
+
+def pytest_terminal_summary(
+    terminalreporter: pytest.TerminalReporter, config: pytest.Config
+) -> None:
+    """End with one line of totals that a script can read."""
+    if version := config.stash.get(SERVER_VERSION, ""):
+        terminalreporter.write_line(f"tested with PostgreSQL {version}")
+    terminalreporter.write_line(_totals(terminalreporter))
+
+
+def _totals(reporter: pytest.TerminalReporter) -> str:
+    always = ("passed", "skipped", "deselected")
+    counts = {
+        outcome: len(reporter.stats.get(outcome, ()))
+        for outcome in (*always, "failed", "error")
+    }
+    return ", ".join(
+        f"{outcome} {count}"
+        for outcome, count in counts.items()
+        if count or outcome in always
+    )
+
+
+@pytest.fixture(scope="session")
+def postgres_server(
+    pytestconfig: pytest.Config,
+) -> Iterator[postgres.PostgresServer]:
+    """A running PostgreSQL for the whole session."""
+    with postgres.running_server() as server:
+        pytestconfig.stash[SERVER_VERSION] = server.version
+        yield server
+
+
+@pytest.fixture
+def postgres_url(postgres_server: postgres.PostgresServer) -> Iterator[str]:
+    """The URL of an empty PostgreSQL database."""
+    with postgres_server.database() as url:
+        yield url
+
+
+@pytest.fixture
+def sqlite_url(tmp_path: Path) -> str:
+    """The URL of a SQLite file that does not exist yet."""
+    return f"sqlite:///{tmp_path / 'orchd.sqlite'}"
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def database_url(request: pytest.FixtureRequest) -> str:
+    """The URL of an empty database, once for each kind of database."""
+    fixture = {"sqlite": "sqlite_url", "postgresql": "postgres_url"}[request.param]
+    url: str = request.getfixturevalue(fixture)
+    return url
+
+
+@pytest.fixture(scope="session")
+def redis_server_url() -> Iterator[str]:
+    """The URL of a running Redis for the whole session."""
+    with redis_server.running_server() as url:
+        yield url
+
+
+@pytest.fixture
+def redis_url(redis_server_url: str) -> str:
+    """The URL of an empty Redis database."""
+    with redis.Redis.from_url(redis_server_url) as client:
+        client.flushdb()
+    return redis_server_url
