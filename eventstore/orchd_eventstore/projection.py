@@ -1,0 +1,50 @@
+"""What the store must know of a table that its user derives from streams."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import sqlalchemy as sa
+
+from orchd_eventstore.errors import InvalidAppend
+
+
+class Projection:
+    """A table with one row per stream, written in the transaction of the events.
+
+    The table has a column `version`, the version of the stream that the row stands for.
+
+    Args:
+        name: how an `Append` refers to it.
+        table: its declaration.
+        key: the column that names the stream's row.
+        immutable: columns that are written when the row is inserted and never after.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        table: sa.Table,
+        *,
+        key: str,
+        immutable: frozenset[str] = frozenset(),
+    ) -> None:
+        self.name = name
+        self.table = table
+        self.key = key
+        self.columns = tuple(column.name for column in table.columns)
+        self.mutable = tuple(c for c in self.columns if c != key and c not in immutable)
+        if "version" not in self.mutable:
+            raise InvalidAppend(f"table {table.name} needs a mutable column `version`")
+
+    def values(self, row: Mapping[str, Any], columns: tuple[str, ...]) -> list[Any]:
+        """Return the values of a row in the order of `columns`.
+
+        Raises:
+            InvalidAppend: the row lacks a column.
+        """
+        try:
+            return [row[column] for column in columns]
+        except KeyError as missing:
+            raise InvalidAppend(f"a row of {self.name} lacks column {missing}") from None
