@@ -76,6 +76,10 @@ class Backend(Protocol):
         """Block until another process may have committed, or until the timeout."""
         ...
 
+    def wake(self) -> None:
+        """End all waits of this process."""
+        ...
+
     def close(self) -> None:
         """Give up all connections; idempotent."""
         ...

@@ -197,6 +197,9 @@ class PostgresBackend:
     def wait(self, timeout_seconds: float) -> None:
         self._listener.wait(timeout_seconds)
 
+    def wake(self) -> None:
+        self._listener.tell()
+
     def close(self) -> None:
         self._listener.close()
         with self._lock:

@@ -147,7 +147,7 @@ class SqliteBackend:
                     with suppress(Exception):
                         self._writer.execute("ROLLBACK")
         if transaction.committed:
-            self._tell()
+            self.wake()
 
     def append(
         self, items: Sequence[Append], command_id: str, blobs: Sequence[Blob]
@@ -174,7 +174,7 @@ class SqliteBackend:
             days = "CAST((julianday('now') - 2440587.5) * 86400000000 AS INTEGER)"
             return int(connection.exec_driver_sql(f"SELECT {days}").scalar_one())
 
-    def _tell(self) -> None:
+    def wake(self) -> None:
         with self._news:
             self._commits += 1
             self._news.notify_all()
@@ -190,7 +190,7 @@ class SqliteBackend:
             writer, self._writer = self._writer, None
             if writer is not None:
                 writer.close()
-        self._tell()
+        self.wake()
 
 
 class _Statements:

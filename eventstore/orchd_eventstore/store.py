@@ -245,6 +245,10 @@ class EventStore:
         """Block until somebody may have committed, or until the timeout."""
         self._backend.wait(timeout_seconds)
 
+    def wake(self) -> None:
+        """End all waits of this process."""
+        self._backend.wake()
+
     def verify(self, progress: Progress | None = None) -> Verification:
         """Check the whole log against its hash chain, in bounded memory."""
         head = self.head()
