@@ -1,0 +1,1 @@
+"""The life of a task as a pure state machine: no I/O, no clock, no randomness."""
