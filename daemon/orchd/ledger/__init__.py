@@ -1,0 +1,1 @@
+"""The engine's only way to state: one port, and its adapters."""

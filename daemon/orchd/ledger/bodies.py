@@ -1,0 +1,108 @@
+"""Bodies that are too large for an event become blobs, before anything folds them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import msgspec
+
+from orchd.ledger.port import Bodies
+from orchd.tasks import commands as c
+from orchd.tasks.events import BlobReference, Body, TaskSubmitted
+from orchd.tasks.state import TaskState
+from orchd_eventstore import Blob
+
+INLINE_BYTES_MAX = 32 * 1024
+"""Largest body that is stored in its event."""
+REFERENCE_MARK = '{"$blob":'
+"""How the stored reference to a blob begins. A user's own payload that begins so is stored
+as a blob whatever its size, so that nobody takes it for a reference."""
+ERASED = "[orchd: this body was erased]"
+
+
+class BlobCollector:
+    """Collects the blobs of one commit."""
+
+    def __init__(self) -> None:
+        self._blobs: dict[str, Blob] = {}
+
+    @property
+    def blobs(self) -> Sequence[Blob]:
+        """What was taken out of the commands, each body once."""
+        return tuple(self._blobs.values())
+
+    def stored(self, command: Any) -> Any:
+        """Return a command with its large bodies replaced by references.
+
+        Raises:
+            ValueError: a body cannot be stored as text.
+        """
+        if isinstance(command, c.Submit):
+            submitted = self._submitted(command.submitted)
+            if submitted is command.submitted:
+                return command
+            return msgspec.structs.replace(command, submitted=submitted)
+        output, verdict = (
+            getattr(command, "output", None),
+            getattr(command, "verdict", None),
+        )
+        changes: dict[str, Any] = {}
+        if output is not None:
+            changes["output"] = self._output(output)
+        if verdict is not None and not _is_finite(verdict.confidence):
+            changes["verdict"] = msgspec.structs.replace(verdict, confidence=None)
+        return msgspec.structs.replace(command, **changes) if changes else command
+
+    def _submitted(self, submitted: TaskSubmitted) -> TaskSubmitted:
+        changes: dict[str, Any] = {}
+        description = self._body(submitted.description)
+        if description is not submitted.description:
+            changes["description"] = description
+        if submitted.payload is not None:
+            payload = bytes(submitted.payload)
+            if len(payload) > INLINE_BYTES_MAX or payload.startswith(
+                REFERENCE_MARK.encode()
+            ):
+                reference = msgspec.json.encode(self._keep(payload))
+                changes["payload"] = msgspec.Raw(reference)
+        return msgspec.structs.replace(submitted, **changes) if changes else submitted
+
+    def _output(self, output: c.Output) -> c.Output:
+        confidence = output.confidence if _is_finite(output.confidence) else None
+        return msgspec.structs.replace(
+            output, result=self._body(output.result), confidence=confidence
+        )
+
+    def _body(self, body: Body) -> Body:
+        if isinstance(body, BlobReference) or len(body) * 4 <= INLINE_BYTES_MAX:
+            return body
+        encoded = body.encode()
+        return body if len(encoded) <= INLINE_BYTES_MAX else self._keep(encoded)
+
+    def _keep(self, encoded: bytes) -> BlobReference:
+        blob = Blob.of(encoded)
+        self._blobs[blob.hash] = blob
+        return BlobReference(blob.hash, blob.size)
+
+
+def _is_finite(number: float | None) -> bool:
+    # JSON has no infinity: the log would hold null and the row another value.
+    return number is None or math.isfinite(number)
+
+
+def load_bodies(state: TaskState, blob: Callable[[str], bytes | None]) -> Bodies:
+    """Return a task's full texts; an erased body reads as `ERASED`."""
+
+    def text(inline: str | None, digest: str | None) -> str | None:
+        if digest is None:
+            return inline
+        body = blob(digest)
+        return ERASED if body is None else body.decode()
+
+    return Bodies(
+        description=text(state.description, state.description_blob) or "",
+        payload=text(state.payload, state.payload_blob),
+        result=text(state.result, state.result_blob),
+    )

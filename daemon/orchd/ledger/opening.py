@@ -1,0 +1,256 @@
+"""Opens the state that a URL names, or says clearly why it cannot be opened.
+
+SQLAlchemy and Alembic are imported only inside the functions, so that a command line that
+talks to a daemon never loads them.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from orchd.errors import (
+    ConfigurationError,
+    SchemaTooNew,
+    SchemaTooOld,
+    StateError,
+    StateMissing,
+    StateUnreadable,
+)
+from orchd.ledger.locking import WriterLock
+from orchd.ledger.urls import canonical_url, is_sqlite, masked_url, sqlite_path
+from orchd.system import System
+
+if TYPE_CHECKING:
+    import sqlalchemy as sa
+
+    from orchd.ledger.sql import SQLLedger
+
+Access = Literal["write", "read"]
+
+_SQLITE_HEADER = b"SQLite format 3\0"
+_NETWORK_FILE_SYSTEMS = frozenset(
+    {"nfs", "nfs4", "cifs", "smb3", "smbfs", "ncpfs", "afs", "ceph", "fuse.sshfs"}
+)
+_DIRECTORY_MODE = 0o700
+
+
+def open_ledger(
+    url: str, *, system: System, access: Access, create: bool, migrate: bool
+) -> SQLLedger:
+    """Open a ledger; `SQLLedger.open` then connects it.
+
+    Args:
+        url: the state, as in `database` of the configuration.
+        system: the clock of a SQLite ledger.
+        access: on SQLite one process at a time may `write`; any number may `read`.
+        create: make the state when there is none.
+        migrate: upgrade an older schema.
+
+    Raises:
+        ConfigurationError: the URL is none that orchd understands.
+        StateMissing: there is no state, and `create` is not set.
+        StateLocked: another process writes to it.
+        StateUnreadable: it is there, but not usable.
+        SchemaTooOld: it must be upgraded, and `migrate` is not set.
+        SchemaTooNew: a newer release made it.
+    """
+    try:
+        canonical_url(url)
+    except ValueError as error:
+        raise ConfigurationError("database", str(error), masked_url(url)) from error
+    if is_sqlite(url):
+        return _open_sqlite(
+            sqlite_path(url),
+            system,
+            write=access == "write",
+            create=create,
+            migrate=migrate,
+        )
+    return _open_postgresql(url, create=create and access == "write", migrate=migrate)
+
+
+# --- SQLite ---------------------------------------------------------------------------
+
+
+def _open_sqlite(
+    path: Path, system: System, *, write: bool, create: bool, migrate: bool
+) -> SQLLedger:
+    from orchd.ledger.dialects import SQLITE
+    from orchd.ledger.schema import PROJECTIONS
+    from orchd.ledger.sql import SQLLedger
+    from orchd_eventstore import EventStore
+
+    _require_file(path, create=write and create)
+    with ExitStack() as stack:
+        lock = stack.enter_context(WriterLock(path)) if write else None
+        with _readable(str(path)):
+            with _sqlite_connection(path, write=write) as connection:
+                _prepare(connection, str(path), create=write and create, migrate=migrate)
+            store = EventStore.open(
+                f"sqlite:///{path}", PROJECTIONS, clock=system.now, read_only=not write
+            )
+        stack.pop_all()
+    return SQLLedger(store, SQLITE, lock)
+
+
+def _require_file(path: Path, *, create: bool) -> None:
+    missing = StateMissing(f"no state at {path}; `orchd serve` or a submission makes one")
+    try:
+        if create:
+            path.parent.mkdir(mode=_DIRECTORY_MODE, parents=True, exist_ok=True)
+        elif not path.exists():
+            raise missing
+        _require_local(path.parent)
+        if path.exists():
+            _require_database(path, missing, create=create)
+    except OSError as error:
+        raise StateUnreadable(
+            f"{error.filename or path} cannot be used: {error.strerror}"
+        ) from error
+
+
+def _require_database(path: Path, missing: StateMissing, *, create: bool) -> None:
+    found = path.stat()
+    if not path.is_file():
+        raise StateUnreadable(f"{path} is not a file")
+    if found.st_size == 0:
+        if not create:
+            raise missing
+        return
+    if found.st_nlink > 1:
+        # Each name would have a lock and a write-ahead log of its own.
+        raise StateUnreadable(
+            f"{path} has {found.st_nlink} hard links; a database may have one name only"
+        )
+    with path.open("rb") as file:
+        if file.read(len(_SQLITE_HEADER)) != _SQLITE_HEADER:
+            raise StateUnreadable(f"{path} is not a SQLite database")
+
+
+def _require_local(directory: Path) -> None:
+    kind = file_system(directory)
+    if kind in _NETWORK_FILE_SYSTEMS:
+        raise StateUnreadable(
+            f"{directory} is on a network file system ({kind}), where SQLite cannot lock; "
+            "use a local directory, or PostgreSQL"
+        )
+
+
+def file_system(directory: Path, mounts: Path = Path("/proc/self/mountinfo")) -> str:
+    """Return the type of the file system below a directory, or an empty text."""
+    device = directory.stat().st_dev
+    wanted = f"{os.major(device)}:{os.minor(device)}"
+    try:
+        lines = mounts.read_text().splitlines()
+    except OSError:
+        return ""
+    for line in lines:
+        # proc(5): the device is the third field, the type follows a lone hyphen.
+        fields, _, rest = line.partition(" - ")
+        if fields.split()[2] == wanted:
+            return rest.split()[0]
+    return ""
+
+
+@contextmanager
+def _sqlite_connection(path: Path, *, write: bool) -> Iterator[sa.Connection]:
+    import sqlalchemy as sa
+
+    from orchd_eventstore.sqlite import driver
+
+    module = driver()
+    mode = "rwc" if write else "ro"
+    uri = f"{path.as_uri()}?mode={mode}"
+    engine = sa.create_engine(
+        "sqlite://",
+        module=module,
+        creator=lambda: module.connect(uri, uri=True, isolation_level=None),
+        poolclass=sa.pool.NullPool,
+    )
+    with engine.connect() as connection:
+        yield connection
+    engine.dispose()
+
+
+# --- PostgreSQL -----------------------------------------------------------------------
+
+
+def _open_postgresql(url: str, *, create: bool, migrate: bool) -> SQLLedger:
+    from orchd.ledger.dialects import POSTGRESQL
+    from orchd.ledger.schema import PROJECTIONS
+    from orchd.ledger.sql import SQLLedger
+    from orchd_eventstore import EventStore
+
+    named = masked_url(url)
+    _require_driver()
+    address = f"postgresql+psycopg://{url.partition('://')[2]}"
+    with _readable(named):
+        with _postgresql_connection(address) as connection:
+            _prepare(connection, named, create=create, migrate=migrate)
+        store = EventStore.open(address, PROJECTIONS)
+    return SQLLedger(store, POSTGRESQL)
+
+
+def _require_driver() -> None:
+    try:
+        import psycopg  # noqa: F401  # only to learn whether it is there
+    except ImportError as error:
+        raise StateUnreadable(
+            "PostgreSQL needs its driver; install it with: pip install 'orchd[postgres]'"
+        ) from error
+
+
+@contextmanager
+def _postgresql_connection(address: str) -> Iterator[sa.Connection]:
+    import sqlalchemy as sa
+
+    engine = sa.create_engine(
+        address, poolclass=sa.pool.NullPool, connect_args={"connect_timeout": 5}
+    )
+    with engine.connect() as connection:
+        yield connection
+    engine.dispose()
+
+
+# --- both -----------------------------------------------------------------------------
+
+
+@contextmanager
+def _readable(named: str) -> Iterator[None]:
+    """Turn what the databases raise into what a person can act on."""
+    from sqlalchemy.exc import DBAPIError
+
+    from orchd_eventstore import EventStoreError
+
+    try:
+        yield
+    except StateError:
+        raise
+    except (DBAPIError, EventStoreError) as error:
+        cause: Any = getattr(error, "orig", None) or error
+        text = " ".join(str(cause).split())
+        raise StateUnreadable(f"the state at {named} cannot be used: {text}") from error
+
+
+def _prepare(connection: sa.Connection, named: str, *, create: bool, migrate: bool) -> None:
+    """Check the schema's version, and upgrade it where that is wanted."""
+    import orchd_migrations as migrations
+
+    found = migrations.current(connection)
+    connection.rollback()
+    if found == migrations.HEAD:
+        return
+    if found is not None and found not in migrations.REVISIONS:
+        raise SchemaTooNew(found, migrations.HEAD)
+    if found is None and not create:
+        raise StateMissing(f"no state at {named}; `orchd serve` or a submission makes one")
+    if found is not None and not migrate:
+        raise SchemaTooOld(
+            f"the schema of {named} is {found} and this orchd needs {migrations.HEAD}; "
+            "run `orchd db upgrade`"
+        )
+    migrations.upgrade(connection)

@@ -1,0 +1,195 @@
+"""What can be read without writing: tasks, queues, breakers, timers, work to do."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import msgspec
+
+from orchd.breakers import BreakerState
+from orchd.interfaces import TaskStatus
+from orchd.ledger.dialects import Dialect
+from orchd.ledger.leases import SELECT_WORKERS, worker_view
+from orchd.ledger.port import QueueView, TaskFilter, TaskPage, WorkerView
+from orchd.ledger.rows import (
+    BREAKER_COLUMNS,
+    QUEUE_COLUMNS,
+    TASK_COLUMNS,
+    breaker_state,
+    columns,
+    names_text,
+    queue_state,
+    task_state,
+)
+from orchd.queues import QueueState
+from orchd.tasks.state import TaskState
+from orchd_eventstore import EventStore
+
+_TASK = f"SELECT {columns(TASK_COLUMNS)} FROM tasks"
+_HELD = f"{_TASK} WHERE status = 'in_progress' AND worker = ? ORDER BY id LIMIT ?"
+_CANCELLED = "SELECT id FROM tasks WHERE cancel_requested AND worker = ? ORDER BY id"
+_BREAKERS = f"SELECT {columns(BREAKER_COLUMNS)} FROM breakers ORDER BY name"
+_QUEUES = f"SELECT {columns(QUEUE_COLUMNS)} FROM queues ORDER BY name"
+_COUNTERS = "SELECT name, value FROM counters WHERE substr(name, 1, ?) = ?"
+_OLDEST = "SELECT min(ready_at) FROM ready WHERE queue = ?"
+_RUNNING = "SELECT 1 FROM tasks WHERE status = 'in_progress' LIMIT 1"
+_WAITING = (
+    "SELECT 1 FROM {table} AS r WHERE (r.phase = 'execute' AND r.executor = ANY(?)"
+    " OR r.phase = 'verify' AND {verifiable})"
+    " AND r.queue NOT IN (SELECT name FROM queues WHERE paused) LIMIT 1"
+)
+_READY_FOR = (
+    "SELECT 1 FROM ready AS r WHERE r.phase = 'execute' AND r.executor = ?"
+    " AND r.queue NOT IN (SELECT name FROM queues WHERE paused) LIMIT 1"
+)
+_DUE_FOR = (
+    "SELECT 1 FROM timers AS r WHERE r.phase = 'execute' AND r.executor = ?"
+    " AND r.due_at <= ? AND r.queue NOT IN (SELECT name FROM queues WHERE paused) LIMIT 1"
+)
+
+
+class Reads:
+    """Queries on connections that only read; may be used by several threads."""
+
+    def __init__(self, store: EventStore, dialect: Dialect) -> None:
+        self._store = store
+        self._dialect = dialect
+
+    def _rows(self, text: str, *parameters: Any) -> Sequence[Sequence[Any]]:
+        with self._store.connect_reader() as connection:
+            result = connection.exec_driver_sql(self._dialect.sql(text), parameters)
+            return result.fetchall()
+
+    # --- tasks ------------------------------------------------------------------------
+
+    def task(self, task_id: str) -> TaskState | None:
+        """Return a task, or None when there is no such id."""
+        rows = self._rows(f"{_TASK} WHERE id = ?", task_id)
+        return task_state(rows[0]) if rows else None
+
+    def tasks(self, wanted: TaskFilter, limit: int, cursor: str | None) -> TaskPage:
+        """List tasks, newest first; `ValueError` for a cursor that none gave."""
+        conditions, parameters = self._conditions(wanted)
+        if cursor is not None:
+            created_at, task_id = _read_cursor(cursor)
+            conditions.append("(created_at, id) < (?, ?)")
+            parameters += [created_at, task_id]
+        where = f" WHERE {' AND '.join(conditions)}" if conditions else ""
+        order = " ORDER BY created_at DESC, id DESC LIMIT ?"
+        rows = self._rows(_TASK + where + order, *parameters, limit + 1)
+        found = tuple(task_state(row) for row in rows[:limit])
+        more = len(rows) > limit and found
+        return TaskPage(tasks=found, next_cursor=_write_cursor(found[-1]) if more else None)
+
+    def _conditions(self, wanted: TaskFilter) -> tuple[list[str], list[Any]]:
+        equal = {
+            "queue": wanted.queue,
+            "executor": wanted.executor,
+            "error_class": wanted.error_class,
+        }
+        given: list[tuple[str, Any]] = [
+            (f"{name} = ?", value) for name, value in equal.items() if value is not None
+        ]
+        if len(wanted.statuses) == 1:
+            given.append(("status = ?", wanted.statuses[0]))
+        elif wanted.statuses:
+            given.append(("status = ANY(?)", self._dialect.array(wanted.statuses)))
+        if wanted.since is not None:
+            given.append(("created_at >= ?", wanted.since))
+        if wanted.updated_before is not None:
+            given.append(("updated_at < ?", wanted.updated_before))
+        return [text for text, _ in given], [value for _, value in given]
+
+    def held_by(self, worker_id: str, limit: int) -> list[TaskState]:
+        """Return tasks in progress of a worker."""
+        return [task_state(row) for row in self._rows(_HELD, worker_id, limit)]
+
+    def cancel_requests(self, worker_id: str) -> list[str]:
+        """Return the ids of a worker's tasks that are to be cancelled."""
+        return [row[0] for row in self._rows(_CANCELLED, worker_id)]
+
+    # --- queues, breakers, workers ----------------------------------------------------
+
+    def queues(self) -> list[QueueView]:
+        """Return every queue that was ever named by a task or paused."""
+        states = {state.name: state for state in map(queue_state, self._rows(_QUEUES))}
+        depths = self._depths()
+        return [
+            self._queue_view(name, states.get(name), depths.get(name, {}))
+            for name in sorted(states.keys() | depths.keys())
+        ]
+
+    def _queue_view(
+        self, name: str, state: QueueState | None, depth: Mapping[str, int]
+    ) -> QueueView:
+        oldest = self._rows(_OLDEST, name)[0][0] if depth.get("pending") else None
+        return QueueView(
+            name=name,
+            paused=state is not None and state.paused,
+            reason="" if state is None else state.reason,
+            depth={status.value: depth.get(status.value, 0) for status in TaskStatus},
+            oldest_ready_at=oldest,
+            version=0 if state is None else state.version,
+            changed_at=None if state is None else state.changed_at,
+        )
+
+    def _counters(self, prefix: str) -> dict[str, int]:
+        rows = self._rows(_COUNTERS, len(prefix), prefix)
+        return {name.removeprefix(prefix): value for name, value in rows}
+
+    def _depths(self) -> dict[str, dict[str, int]]:
+        depths: dict[str, dict[str, int]] = {}
+        for name, value in self._counters("queue/").items():
+            queue, _, status = name.rpartition("/")
+            depths.setdefault(queue, {})[status] = value
+        return depths
+
+    def event_counts(self) -> dict[str, int]:
+        """Return event type -> number in the log."""
+        return self._counters("events/")
+
+    def breakers(self) -> list[BreakerState]:
+        """Return every breaker that ever opened."""
+        return [breaker_state(row) for row in self._rows(_BREAKERS)]
+
+    def workers(self) -> list[WorkerView]:
+        """Return the leases, oldest worker first."""
+        return [worker_view(row) for row in self._rows(SELECT_WORKERS)]
+
+    # --- work to do -------------------------------------------------------------------
+
+    def next_due(self) -> int | None:
+        """Return when the earliest timer is due."""
+        due: int | None = self._rows("SELECT min(due_at) FROM timers")[0][0]
+        return due
+
+    def has_work(self, executors: Sequence[str], verifiers: Sequence[str]) -> bool:
+        """Tell whether anything can still go on without a person."""
+        if self._rows(_RUNNING):
+            return True
+        names = (self._dialect.array(executors), names_text(tuple(verifiers)))
+        verifiable = self._dialect.subset("r.verifiers")
+        return any(
+            self._rows(_WAITING.format(table=table, verifiable=verifiable), *names)
+            for table in ("ready", "timers")
+        )
+
+    def has_waiting(self, executor: str, now: int) -> bool:
+        """Tell whether a task waits for nothing but this executor, breakers aside."""
+        return bool(self._rows(_READY_FOR, executor) or self._rows(_DUE_FOR, executor, now))
+
+
+def _write_cursor(state: TaskState) -> str:
+    text = msgspec.json.encode((state.created_at, state.id))
+    return base64.urlsafe_b64encode(text).decode().rstrip("=")
+
+
+def _read_cursor(cursor: str) -> tuple[int, str]:
+    try:
+        text = base64.b64decode(cursor + "=" * (-len(cursor) % 4), b"-_", validate=True)
+        return msgspec.json.decode(text, type=tuple[int, str])
+    except (binascii.Error, msgspec.DecodeError, ValueError) as error:
+        raise ValueError(f"{cursor!r} is no cursor of a list of tasks") from error

@@ -1,0 +1,236 @@
+"""The ledger on a database: an adapter of the port to the event store."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import AbstractContextManager
+from typing import Any, ParamSpec, TypeVar
+
+from orchd.breakers import BreakerState
+from orchd.ledger.bodies import load_bodies
+from orchd.ledger.dialects import Dialect
+from orchd.ledger.leases import Leases
+from orchd.ledger.news import NewsHub
+from orchd.ledger.plan import TASK_STREAM
+from orchd.ledger.port import (
+    Bodies,
+    LedgerUnavailable,
+    LogEntry,
+    Outcome,
+    QueueView,
+    Request,
+    TaskFilter,
+    TaskPage,
+    WorkerView,
+)
+from orchd.ledger.reads import Reads
+from orchd.ledger.rows import log_entry
+from orchd.ledger.writer import Writer
+from orchd.tasks.state import TaskState
+from orchd_eventstore import EventStore, StoreUnavailable
+
+READER_THREADS = 4
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+class SQLLedger:
+    """State in SQLite or PostgreSQL; `orchd.ledger.opening.open_ledger` makes one.
+
+    One thread commits, a few others read, and on PostgreSQL one more keeps the leases, so
+    that a long commit does not cost a worker its life.
+
+    Args:
+        store: the event store, opened with `orchd.ledger.schema.PROJECTIONS`.
+        dialect: the store's database.
+        lock: what keeps other processes from writing; released by `close`.
+    """
+
+    durable = True
+
+    def __init__(
+        self,
+        store: EventStore,
+        dialect: Dialect,
+        lock: AbstractContextManager[Any] | None = None,
+    ) -> None:
+        self.store = store
+        self.dialect = dialect
+        self.sole_writer = not dialect.is_postgresql
+        self._lock = lock
+        self._reads = Reads(store, dialect)
+        self._leases = Leases(dialect, self._execute, store.now)
+        self._writer = Writer(store, dialect, self._ask)
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._writing = ThreadPoolExecutor(1, "orchd-ledger-write")
+        self._reading = ThreadPoolExecutor(READER_THREADS, "orchd-ledger-read")
+        self._leasing = (
+            ThreadPoolExecutor(1, "orchd-ledger-lease")
+            if dialect.is_postgresql
+            else self._writing
+        )
+        self._news = NewsHub(store)
+        self._closed = False
+
+    # --- the life of the ledger -------------------------------------------------------
+
+    async def open(self) -> None:
+        """Check that the database answers; raises `LedgerUnavailable` otherwise."""
+        await self.log_position()
+
+    async def close(self) -> None:
+        """Disconnect and let others write; idempotent."""
+        await asyncio.to_thread(self.close_blocking)
+
+    def close_blocking(self) -> None:
+        """Do what `close` does, for callers without an event loop; idempotent."""
+        if self._closed:
+            return
+        self._closed = True
+        self._news.close()
+        for pool in {self._writing, self._reading, self._leasing}:
+            pool.shutdown(wait=True)
+        self.store.close()
+        if self._lock is not None:
+            self._lock.__exit__(None, None, None)
+
+    async def _in(
+        self,
+        pool: ThreadPoolExecutor,
+        function: Callable[P, T],
+        *args: P.args,
+        **kwargs: P.kwargs,
+    ) -> T:
+        if self._closed:
+            raise LedgerUnavailable("the ledger is closed")
+        loop = asyncio.get_running_loop()
+        call = functools.partial(function, *args, **kwargs)
+        try:
+            return await loop.run_in_executor(pool, call)
+        except StoreUnavailable as error:
+            raise LedgerUnavailable(str(error)) from error
+
+    async def _read(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        return await self._in(self._reading, function, *args, **kwargs)
+
+    async def now(self) -> int:
+        return await self._read(self.store.now)
+
+    # --- writing ----------------------------------------------------------------------
+
+    async def commit(
+        self, requests: Sequence[Request], *, command_id: str
+    ) -> list[Outcome]:
+        self._loop = asyncio.get_running_loop()
+        return await self._in(self._writing, self._writer.commit, requests, command_id)
+
+    def _ask(self, gate: Callable[[], bool]) -> bool:
+        # The gate is the user's and is called where all of the user's code is called.
+        if self._loop is None:
+            return gate()
+        answer: Future[bool] = Future()
+
+        def call() -> None:
+            try:
+                answer.set_result(gate())
+            except BaseException as error:
+                answer.set_exception(error)
+
+        self._loop.call_soon_threadsafe(call)
+        return answer.result()
+
+    def _execute(self, statement: str, parameters: Sequence[Any]) -> list[tuple[Any, ...]]:
+        if self.dialect.is_postgresql:
+            # A connection of the pool, since the writer's may be in a long commit.
+            with self.store.connect_reader() as connection:
+                result = connection.exec_driver_sql(statement, tuple(parameters))
+                return [tuple(row) for row in result] if result.returns_rows else []
+        with self.store.transaction() as transaction:
+            rows = transaction.execute(statement, parameters)
+            transaction.commit()
+            return rows
+
+    # --- tasks ------------------------------------------------------------------------
+
+    async def task(self, task_id: str) -> TaskState | None:
+        return await self._read(self._reads.task, task_id)
+
+    async def bodies(self, state: TaskState) -> Bodies:
+        return await self._read(load_bodies, state, self.store.blob)
+
+    async def tasks(
+        self, task_filter: TaskFilter, *, limit: int, cursor: str | None = None
+    ) -> TaskPage:
+        return await self._read(self._reads.tasks, task_filter, limit, cursor)
+
+    async def held_by(self, worker_id: str, *, limit: int) -> list[TaskState]:
+        return await self._read(self._reads.held_by, worker_id, limit)
+
+    async def cancel_requests(self, worker_id: str) -> list[str]:
+        return await self._read(self._reads.cancel_requests, worker_id)
+
+    # --- the log ----------------------------------------------------------------------
+
+    async def task_events(self, task_id: str) -> list[LogEntry]:
+        events = await self._read(self.store.read_stream, TASK_STREAM + task_id)
+        return [log_entry(event) for event in events]
+
+    async def log(self, *, after: int, limit: int) -> list[LogEntry]:
+        events = await self._read(self.store.read_all, after=after, limit=limit)
+        return [log_entry(event) for event in events]
+
+    async def log_position(self) -> int:
+        return (await self._read(self.store.head)).position
+
+    async def event_counts(self) -> Mapping[str, int]:
+        return await self._read(self._reads.event_counts)
+
+    # --- queues, breakers, work to do -------------------------------------------------
+
+    async def queues(self) -> list[QueueView]:
+        return await self._read(self._reads.queues)
+
+    async def breakers(self) -> list[BreakerState]:
+        return await self._read(self._reads.breakers)
+
+    async def next_due(self) -> int | None:
+        return await self._read(self._reads.next_due)
+
+    async def has_work(
+        self, executors: tuple[str, ...], verifiers: tuple[str, ...]
+    ) -> bool:
+        return await self._read(self._reads.has_work, executors, verifiers)
+
+    async def has_waiting(self, executor: str) -> bool:
+        """Tell whether a task waits for nothing but this executor, breakers aside."""
+        now = await self.now()
+        return await self._read(self._reads.has_waiting, executor, now)
+
+    # --- leases -----------------------------------------------------------------------
+
+    async def register_worker(self, worker: WorkerView, lease_seconds: float) -> None:
+        await self._in(self._leasing, self._leases.register, worker, lease_seconds)
+
+    async def renew_worker(self, worker_id: str, lease_seconds: float) -> bool:
+        return await self._in(self._leasing, self._leases.renew, worker_id, lease_seconds)
+
+    async def retire_worker(self, worker_id: str) -> None:
+        await self._in(self._leasing, self._leases.retire, worker_id)
+
+    async def workers(self) -> list[WorkerView]:
+        return await self._read(self._reads.workers)
+
+    async def fence_worker(self, worker_id: str, *, only_if_expired: bool) -> bool:
+        return await self._in(
+            self._leasing, self._leases.fence, worker_id, only_if_expired=only_if_expired
+        )
+
+    # --- news -------------------------------------------------------------------------
+
+    def news(self) -> AsyncIterator[None]:
+        """Yield whenever the log may have grown; at least once a second."""
+        return self._news.listen()

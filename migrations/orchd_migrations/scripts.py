@@ -1,0 +1,30 @@
+"""The SQL of a migration, as it is stored beside this module."""
+
+from __future__ import annotations
+
+from importlib.resources import files
+
+from sqlalchemy import Connection
+
+SEPARATOR = "\n--;;\n"
+"""A line that ends a statement: bodies of functions contain semicolons."""
+
+
+def script(name: str, dialect: str) -> list[str]:
+    """Return the statements of `sql/<name>.<dialect>.sql`.
+
+    Raises:
+        FileNotFoundError: the migration has nothing to say about that database.
+    """
+    text = (files("orchd_migrations") / "sql" / f"{name}.{dialect}.sql").read_text()
+    return [part.strip() for part in text.split(SEPARATOR) if part.strip()]
+
+
+def execute(connection: Connection, statements: list[str]) -> None:
+    """Run statements as they are: a `%` or a `:name` in them is no placeholder."""
+    cursor = connection.connection.cursor()
+    try:
+        for statement in statements:
+            cursor.execute(statement)
+    finally:
+        cursor.close()

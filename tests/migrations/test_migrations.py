@@ -1,0 +1,166 @@
+"""The migrations build exactly the declared schema, once, and refuse what they don't know."""
+
+from __future__ import annotations
+
+import re
+import threading
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+
+import orchd_migrations
+from orchd.ledger import schema
+from orchd_eventstore.sqlite import driver
+
+
+def engine_for(url: str) -> sa.Engine:
+    if url.startswith("sqlite"):
+        return sa.create_engine(url, module=driver())
+    return sa.create_engine(url)
+
+
+@pytest.fixture
+def second_url(database_url: str, request: pytest.FixtureRequest, tmp_path: Any) -> str:
+    """Another empty database of the same kind."""
+    if database_url.startswith("sqlite"):
+        return f"sqlite:///{tmp_path / 'second.sqlite'}"
+    server = request.getfixturevalue("postgres_server")
+    context = server.database()
+    url: str = context.__enter__()
+    request.addfinalizer(lambda: context.__exit__(None, None, None))
+    return url
+
+
+_POSTGRES_FACTS = {
+    "columns": "SELECT table_name, column_name, data_type, collation_name, is_nullable,"
+    " column_default, ordinal_position FROM information_schema.columns"
+    " WHERE table_schema = 'public'",
+    "indexes": "SELECT indexname, indexdef FROM pg_indexes WHERE schemaname = 'public'",
+    "constraints": "SELECT conrelid::regclass::text, conname, pg_get_constraintdef(oid)"
+    " FROM pg_constraint WHERE connamespace = 'public'::regnamespace",
+    "triggers": "SELECT tgrelid::regclass::text, tgname, pg_get_triggerdef(oid)"
+    " FROM pg_trigger WHERE NOT tgisinternal",
+    "functions": "SELECT proname, pg_get_functiondef(oid) FROM pg_proc"
+    " WHERE pronamespace = 'public'::regnamespace",
+    "options": "SELECT relname, reloptions::text FROM pg_class WHERE relkind = 'r'"
+    " AND relnamespace = 'public'::regnamespace",
+    "head": "SELECT id, position, hash FROM log_head",
+}
+_SQLITE_FACTS = {
+    "objects": "SELECT type, name, tbl_name, sql FROM sqlite_master"
+    " WHERE name NOT LIKE 'sqlite_%'",
+    "head": "SELECT id, position, hash FROM log_head",
+}
+
+
+def facts(url: str) -> dict[str, list[Any]]:
+    """Return everything that the database says of its schema."""
+    queries = _SQLITE_FACTS if url.startswith("sqlite") else _POSTGRES_FACTS
+    engine = engine_for(url)
+    with engine.connect() as connection:
+        found = {
+            name: sorted(
+                tuple(_plain(value) for value in row)
+                for row in connection.exec_driver_sql(query)
+                if "alembic_version" not in str(row)
+            )
+            for name, query in queries.items()
+        }
+    engine.dispose()
+    return found
+
+
+def _plain(value: Any) -> str:
+    return re.sub(r"\s+", " ", str(value)).replace("( ", "(").replace(" )", ")").strip()
+
+
+def upgrade(url: str) -> list[str]:
+    engine = engine_for(url)
+    try:
+        with engine.connect() as connection:
+            return orchd_migrations.upgrade(connection)
+    finally:
+        engine.dispose()
+
+
+def test_migrations_and_the_declared_schema_are_equal(
+    database_url: str, second_url: str
+) -> None:
+    upgrade(database_url)
+    engine = engine_for(second_url)
+    with engine.begin() as connection:
+        schema.create_all(connection)
+    engine.dispose()
+    assert facts(database_url) == facts(second_url)
+
+
+def test_an_upgrade_is_done_once(database_url: str) -> None:
+    assert upgrade(database_url) == list(orchd_migrations.REVISIONS)
+    assert upgrade(database_url) == []
+
+
+def test_current_tells_the_revision(database_url: str) -> None:
+    engine = engine_for(database_url)
+    with engine.connect() as connection:
+        assert orchd_migrations.current(connection) is None
+    upgrade(database_url)
+    with engine.connect() as connection:
+        assert orchd_migrations.current(connection) == orchd_migrations.HEAD
+    engine.dispose()
+
+
+def test_a_newer_schema_is_refused_and_left_alone(database_url: str) -> None:
+    upgrade(database_url)
+    engine = engine_for(database_url)
+    with engine.begin() as connection:
+        connection.exec_driver_sql("UPDATE alembic_version SET version_num = '9999'")
+    before = facts(database_url)
+    with pytest.raises(orchd_migrations.UnknownRevision, match="9999"):
+        upgrade(database_url)
+    engine.dispose()
+    assert facts(database_url) == before
+
+
+def test_an_upgrade_that_breaks_off_leaves_nothing_behind(
+    database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from orchd_migrations import scripts
+
+    whole = scripts.script
+
+    def broken(name: str, dialect: str) -> list[str]:
+        return [*whole(name, dialect), "THIS IS NOT SQL"]
+
+    with monkeypatch.context() as patch:
+        patch.setattr(scripts, "script", broken)
+        with pytest.raises(Exception, match=r"(?i)syntax"):
+            upgrade(database_url)
+    assert upgrade(database_url) == list(orchd_migrations.REVISIONS)
+
+
+def test_two_upgraders_take_turns(postgres_url: str) -> None:
+    done: list[list[str]] = []
+    threads = [
+        threading.Thread(target=lambda: done.append(upgrade(postgres_url))) for _ in range(4)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(map(len, done)) == [0, 0, 0, 1]
+
+
+def test_a_dba_can_build_the_schema_from_the_statements(
+    database_url: str, second_url: str
+) -> None:
+    upgrade(second_url)
+    engine = engine_for(database_url)
+    dialect = "sqlite" if database_url.startswith("sqlite") else "postgresql"
+    with engine.begin() as connection:
+        cursor = connection.connection.cursor()
+        for statement in orchd_migrations.statements(dialect):
+            cursor.execute(statement)
+    engine.dispose()
+    assert facts(database_url) == facts(second_url)
+    assert upgrade(database_url) == []
