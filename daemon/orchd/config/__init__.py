@@ -1,0 +1,1 @@
+"""Configuration: one immutable, validated value, and where it comes from."""

@@ -1,0 +1,150 @@
+"""Watches what the executors of this worker depend on, and opens and closes breakers."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterable
+
+from orchd.breakers import BreakerState, Close, Open, Position, Probe, may_probe
+from orchd.config.settings import BreakerSettings, Settings
+from orchd.engine.clock import LedgerClock
+from orchd.executors.port import Deferred, ExecutorAnswer, Failure
+from orchd.ledger.port import (
+    ActOnBreaker,
+    BreakerActed,
+    Ledger,
+    Origin,
+    Outcome,
+    Request,
+)
+from orchd.system import MICROSECONDS_PER_SECOND
+from orchd.tasks.failures import DEPENDENCY_CLASSES
+
+Offer = Callable[[Request], "asyncio.Future[Outcome]"]
+
+
+class BreakerWatch:
+    """Counts dependency failures in a row; the transitions themselves are events.
+
+    The count lives in this process, the position of each breaker in the ledger, where
+    every worker sees it.
+    """
+
+    def __init__(
+        self,
+        *,
+        ledger: Ledger,
+        clock: LedgerClock,
+        settings: Callable[[], Settings],
+        worker_id: Callable[[], str],
+        offer: Offer,
+    ) -> None:
+        self._ledger = ledger
+        self._clock = clock
+        self._settings = settings
+        self._worker_id = worker_id
+        self._offer = offer
+        self._failures: dict[str, int] = {}
+        self._states: dict[str, BreakerState] = {}
+
+    def heard(self, executor: str, answer: ExecutorAnswer) -> None:
+        """Count an executor's answer."""
+        if is_dependency_failure(answer):
+            self._failures[executor] = self._failures.get(executor, 0) + 1
+            self._failed(executor, _error_of(answer))
+        else:
+            self._failures.pop(executor, None)
+            if self._is_my_probe(executor):
+                self._act(executor, Close(now=self._clock.now()))
+
+    def open_until(self, executor: str, answer: Failure) -> int | None:
+        """Return when to try again, if this failure met a breaker that is not closed."""
+        state = self._states.get(executor)
+        if state is None or not is_dependency_failure(answer):
+            return None
+        return None if state.position is Position.CLOSED else state.until
+
+    def probes(self) -> tuple[str, ...]:
+        """Return the executors whose half-open breaker this worker probes."""
+        return tuple(name for name in self._states if self._is_my_probe(name))
+
+    async def refresh(self, executors: Iterable[str]) -> bool:
+        """Read all breakers and begin due probes; True when something may be claimed."""
+        before = self._states
+        self._states = {state.name: state for state in await self._ledger.breakers()}
+        for name in executors:
+            await self._probe_if_due(name)
+        return self._states != before
+
+    async def _probe_if_due(self, executor: str) -> None:
+        state = self._states.get(executor)
+        if state is None or not may_probe(state, self._clock.now()):
+            return
+        if not await self._ledger.has_waiting(executor):
+            return
+        patience = self._limits(executor).cooldown_seconds
+        command = Probe(
+            now=self._clock.now(),
+            worker=self._worker_id(),
+            patience=_microseconds(patience),
+        )
+        self._note(executor, await self._offer(self._request(executor, command)))
+
+    def _failed(self, executor: str, error: str) -> None:
+        limits = self._limits(executor)
+        failures = self._failures[executor]
+        if failures < limits.failures and not self._is_my_probe(executor):
+            return
+        cooldown = _microseconds(limits.cooldown_seconds)
+        self._act(
+            executor,
+            Open(now=self._clock.now(), failures=failures, error=error, cooldown=cooldown),
+        )
+
+    def _act(self, executor: str, command: Open | Close) -> None:
+        state = self._states.get(executor)
+        opened = state is not None and state.position is Position.OPEN
+        if isinstance(command, Open) and opened:
+            return
+        future = self._offer(self._request(executor, command))
+        future.add_done_callback(lambda done: self._note_done(executor, done))
+
+    def _note_done(self, executor: str, future: asyncio.Future[Outcome]) -> None:
+        if not future.cancelled() and future.exception() is None:
+            self._note(executor, future.result())
+
+    def _note(self, executor: str, outcome: Outcome) -> None:
+        if isinstance(outcome, BreakerActed) and outcome.state is not None:
+            self._states[executor] = outcome.state
+
+    def _request(self, executor: str, command: Open | Close | Probe) -> ActOnBreaker:
+        origin = Origin(actor="worker", worker=self._worker_id())
+        return ActOnBreaker(name=executor, command=command, origin=origin)
+
+    def _is_my_probe(self, executor: str) -> bool:
+        state = self._states.get(executor)
+        if state is None or state.position is not Position.HALF_OPEN:
+            return False
+        return state.worker == self._worker_id()
+
+    def _limits(self, executor: str) -> BreakerSettings:
+        settings = self._settings()
+        configured = settings.executors.get(executor)
+        return settings.breaker if configured is None else configured.breaker
+
+
+def is_dependency_failure(answer: ExecutorAnswer) -> bool:
+    """Tell whether an answer speaks of the dependency and not of the task."""
+    if isinstance(answer, Deferred):
+        return answer.dependency
+    return isinstance(answer, Failure) and answer.error_class in DEPENDENCY_CLASSES
+
+
+def _error_of(answer: ExecutorAnswer) -> str:
+    if isinstance(answer, Deferred):
+        return answer.reason or "not available, try again later"
+    return answer.error.partition("\n")[0] if isinstance(answer, Failure) else ""
+
+
+def _microseconds(seconds: float) -> int:
+    return round(seconds * MICROSECONDS_PER_SECOND)

@@ -1,0 +1,130 @@
+"""Decides when to claim, and how much."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+
+from orchd.config.settings import Settings
+from orchd.engine.breakers import BreakerWatch
+from orchd.engine.clock import LedgerClock
+from orchd.engine.committer import Entry
+from orchd.interfaces import Task
+from orchd.ledger.port import Claimed, ClaimedTask, ClaimTasks, Origin, Outcome
+
+
+class Claimer:
+    """Fills the free slots: its claims travel in the commits of the runs that end.
+
+    It is `hungry` while another claim may find something: after it was woken, and as long
+    as claims come back full. A task that must run alone first lets the others end.
+    """
+
+    def __init__(
+        self,
+        *,
+        settings: Callable[[], Settings],
+        clock: LedgerClock,
+        breakers: BreakerWatch,
+        worker_id: Callable[[], str],
+        running: Callable[[], int],
+        capabilities: Callable[[], tuple[tuple[str, ...], tuple[str, ...]]],
+        received: Callable[[ClaimedTask], None],
+        settled: Callable[[], None],
+        on_start: Callable[[Task], None] | None = None,
+        gate: Callable[[], bool] | None = None,
+    ) -> None:
+        self._settings = settings
+        self._clock = clock
+        self._breakers = breakers
+        self._worker_id = worker_id
+        self._running = running
+        self._capabilities = capabilities
+        self._received = received
+        self._settled = settled
+        self._on_start = on_start
+        self._gate = gate
+        self._claiming = 0
+        self._alone_waiting = False
+        self._alone_running = False
+        self.hungry = False
+        self.enabled = False
+        self.wakes = 0
+        """Rises with every wake, so that an idle check can tell whether it missed one."""
+
+    @property
+    def busy(self) -> bool:
+        """Whether a claim is on its way."""
+        return self._claiming > 0
+
+    def wake(self) -> None:
+        """Claim at the next opportunity."""
+        self.hungry = True
+        self.wakes += 1
+
+    def claims(self, ending: int) -> list[Entry]:
+        """Return the claims to add to a commit in which `ending` runs end."""
+        if not self.enabled or not self.hungry or self._claiming:
+            return []
+        occupied = self._running() - ending
+        if occupied <= 0:
+            self._alone_running = False
+        if self._alone_running or (self._alone_waiting and occupied > 0):
+            return []
+        free = self._settings().worker.concurrency - occupied
+        if free <= 0:
+            return []
+        if self._alone_waiting:
+            return [self._entry(self._claim(1, alone=True))]
+        probes = [self._claim(1, probe=name) for name in self._breakers.probes()]
+        return [self._entry(claim) for claim in [*probes, self._claim(free)]]
+
+    def _claim(
+        self, slots: int, *, alone: bool = False, probe: str | None = None
+    ) -> ClaimTasks:
+        settings = self._settings()
+        executors, verifiers = self._capabilities()
+        limits = {n: q.concurrency for n, q in settings.queues.items() if q.concurrency > 0}
+        return ClaimTasks(
+            worker=self._worker_id(),
+            slots=slots,
+            now=self._clock.now(),
+            executors=executors,
+            verifiers=verifiers,
+            queues=settings.worker.queues,
+            limits=limits,
+            probe=probe,
+            alone=alone,
+            max_crashes=settings.retry.max_crashes,
+            origin=Origin(actor="worker", worker=self._worker_id()),
+            on_start=self._on_start,
+            gate=self._gate,
+        )
+
+    def _entry(self, claim: ClaimTasks) -> Entry:
+        future: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
+        self._claiming += 1
+        self.hungry = False
+        future.add_done_callback(lambda done: self._claimed(claim, done))
+        return Entry(claim, future, ends_run=False)
+
+    def _claimed(self, claim: ClaimTasks, future: asyncio.Future[Outcome]) -> None:
+        self._claiming -= 1
+        self._take(claim, future)
+        self._settled()
+
+    def _take(self, claim: ClaimTasks, future: asyncio.Future[Outcome]) -> None:
+        if future.cancelled() or future.exception() is not None:
+            return
+        outcome = future.result()
+        if not isinstance(outcome, Claimed):
+            return
+        if claim.alone:
+            self._alone_running = bool(outcome.tasks)
+            self._alone_waiting = False
+        if claim.probe is None:
+            self._alone_waiting = outcome.alone_waiting and not claim.alone
+        if self._alone_waiting or len(outcome.tasks) >= claim.slots or claim.alone:
+            self.hungry = True
+        for task in outcome.tasks:
+            self._received(task)

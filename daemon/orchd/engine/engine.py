@@ -1,0 +1,381 @@
+"""The engine: everything that runs while a daemon, or an embedded run, is at work."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+
+from orchd import system as machine
+from orchd.config.settings import Settings
+from orchd.engine.breakers import BreakerWatch
+from orchd.engine.claims import Claimer
+from orchd.engine.clock import LedgerClock
+from orchd.engine.committer import Committer
+from orchd.engine.lease import LeaseKeeper
+from orchd.engine.news import Newsroom
+from orchd.engine.observer import Observer, TaskNews
+from orchd.engine.recovery import Recovery
+from orchd.engine.run import Run, Stop
+from orchd.engine.runner import Runner
+from orchd.engine.watch import LedgerWatch
+from orchd.executors.port import ExecutorPort
+from orchd.interfaces import Task, TaskStatus
+from orchd.ledger.port import (
+    ClaimedTask,
+    Ledger,
+    LedgerUnavailable,
+    Outcome,
+    Request,
+    WorkerView,
+)
+from orchd.system import System
+from orchd.tasks.events import TaskCancelRequested
+from orchd.verifiers.port import VerifierPort
+
+logger = logging.getLogger(__name__)
+
+PATIENCE_SECONDS = 5.0
+"""How long a caller waits for the ledger before it is told that it is unavailable."""
+LEFT_BEHIND_SECONDS = 1.0
+"""Beyond the kill grace: how long a stopped body may take to let go."""
+WATCH_SECONDS = 1.0
+"""Longest time between two looks at what other processes changed."""
+
+
+class Engine:
+    """Claims, executes and verifies tasks on one ledger until it is stopped.
+
+    Args:
+        ledger: opened by the caller, who also closes it.
+        executors, verifiers: by name; the engine closes them when it stops.
+        settings: swapped as a whole by `swap_settings`.
+        observers: told of everything this process commits.
+        on_start: see `ClaimTasks.on_start`; for task stores.
+        gate: asked before each claim; False lets nothing start until the next wake.
+        leases: False for a ledger that no other process can see.
+    """
+
+    def __init__(
+        self,
+        *,
+        ledger: Ledger,
+        executors: Mapping[str, ExecutorPort],
+        verifiers: Mapping[str, VerifierPort],
+        settings: Settings,
+        system: System,
+        observers: Sequence[Observer] = (),
+        release: str = "",
+        on_start: Callable[[Task], None] | None = None,
+        gate: Callable[[], bool] | None = None,
+    ) -> None:
+        self.ledger = ledger
+        self.settings = settings
+        self.system = system
+        self.clock = LedgerClock(ledger, system)
+        self.newsroom = Newsroom((_Listener(self), *observers))
+        self._executors = dict(executors)
+        self._verifiers = dict(verifiers)
+        self._runs: dict[tuple[str, int], Run] = {}
+        self._quiet = asyncio.Event()
+        self._lost_ids: list[str] = []
+        self.committer = Committer(ledger, system, self.newsroom)
+        self.lease = LeaseKeeper(
+            ledger=ledger,
+            system=system,
+            clock=self.clock,
+            worker=self._new_worker(release),
+            lease_seconds=settings.worker.lease_seconds,
+            on_fenced=self._on_fenced,
+            on_expired=self._on_lease_expired,
+        )
+        self.breakers = BreakerWatch(
+            ledger=ledger,
+            clock=self.clock,
+            settings=lambda: self.settings,
+            worker_id=lambda: self.worker_id,
+            offer=self.offer,
+        )
+        self._claimer = Claimer(
+            settings=lambda: self.settings,
+            clock=self.clock,
+            breakers=self.breakers,
+            worker_id=lambda: self.worker_id,
+            running=lambda: len(self._runs),
+            capabilities=lambda: (tuple(self._executors), tuple(self._verifiers)),
+            received=self._begin,
+            settled=self._quiet.set,
+            on_start=on_start,
+            gate=gate,
+        )
+        self.committer.set_claim_source(self._claimer.claims)
+        self._runner = Runner(self)
+        self._recovery = Recovery(
+            ledger=ledger,
+            system=system,
+            clock=self.clock,
+            lease=self.lease,
+            interval_seconds=settings.worker.lease_seconds / 4,
+            lease_seconds=settings.worker.lease_seconds,
+            offer=self.offer,
+            own_ids=lambda: self._lost_ids,
+        )
+        self._watch = LedgerWatch(self, interval_seconds=WATCH_SECONDS)
+
+    def _new_worker(self, release: str) -> WorkerView:
+        pid = machine.own_pid()
+        return WorkerView(
+            id=self.system.new_id(),
+            host=machine.host_name(),
+            boot_id=machine.boot_id(),
+            pid=pid,
+            process_start=machine.process_start(pid),
+            executors=tuple(self._executors),
+            verifiers=tuple(self._verifiers),
+            release=release,
+            started_at=0,
+            renewed_at=0,
+            expires_at=0,
+            fenced=False,
+        )
+
+    # --- state that others may look at ------------------------------------------------
+
+    @property
+    def worker_id(self) -> str:
+        """The id of this daemon start, or of the start after its last lost lease."""
+        return self.lease.worker.id
+
+    @property
+    def running(self) -> int:
+        """How many runs are at work."""
+        return len(self._runs)
+
+    @property
+    def slots(self) -> int:
+        """How many runs may be at work at once."""
+        return self.settings.worker.concurrency
+
+    @property
+    def healthy(self) -> bool:
+        """Whether the ledger answers and the lease is held."""
+        return self.committer.unavailable_since is None and self.lease.is_current
+
+    @property
+    def executor_names(self) -> tuple[str, ...]:
+        """What this worker can execute."""
+        return tuple(self._executors)
+
+    @property
+    def verifier_names(self) -> tuple[str, ...]:
+        """What this worker can verify with."""
+        return tuple(self._verifiers)
+
+    def executor(self, name: str) -> ExecutorPort | None:
+        """Return the executor of that name, if this worker has it."""
+        return self._executors.get(name)
+
+    def verifier(self, name: str) -> VerifierPort | None:
+        """Return the verifier of that name, if this worker has it."""
+        return self._verifiers.get(name)
+
+    def runs(self) -> list[Run]:
+        """Return the runs at work."""
+        return list(self._runs.values())
+
+    # --- lifecycle --------------------------------------------------------------------
+
+    async def start(self, *, claim: bool = True) -> None:
+        """Take the lease, recover what dead predecessors left, and begin to work.
+
+        Raises:
+            LedgerUnavailable: the lease could not be taken.
+        """
+        await self.lease.register()
+        self.committer.start()
+        self.lease.start()
+        self._recovery.start()
+        self._watch.start()
+        self._claimer.enabled = claim
+        self.wake()
+
+    async def drain(self, timeout_seconds: float) -> None:
+        """Claim nothing more, let runs end, then stop the rest and return them uncharged.
+
+        Returns at most `timeout_seconds`, the kill grace and one second later.
+        """
+        self.pause_claims()
+        await self._until_quiet(timeout_seconds)
+        for run in self.runs():
+            self.stop_run(run, Stop.DRAIN)
+        grace = self.settings.worker.kill_grace_seconds + LEFT_BEHIND_SECONDS
+        await self._until_quiet(grace)
+
+    async def stop(self, timeout_seconds: float = 0.0) -> None:
+        """Drain, give the lease back and end everything. Idempotent."""
+        await self.drain(timeout_seconds)
+        await self._watch.stop()
+        await self._recovery.stop()
+        await self.lease.stop()
+        await self._retire()
+        await self.committer.stop()
+        for executor in self._executors.values():
+            await executor.close()
+        for verifier in self._verifiers.values():
+            await verifier.close()
+
+    async def _retire(self) -> None:
+        if self._runs:
+            return
+        with suppress(LedgerUnavailable):
+            await self.ledger.retire_worker(self.worker_id)
+
+    async def _until_quiet(self, timeout_seconds: float) -> bool:
+        deadline = self.system.monotonic() + timeout_seconds
+        while self._runs or self._claimer.busy:
+            left = deadline - self.system.monotonic()
+            if left <= 0:
+                return False
+            self._quiet.clear()
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._quiet.wait(), min(left, WATCH_SECONDS))
+        return True
+
+    async def wait_until_idle(self) -> None:
+        """Wait until nothing can go on without a person, here or on any other worker."""
+        while True:
+            wakes = self._claimer.wakes
+            await self._until_quiet(float("inf"))
+            idle = self.committer.idle and not self._claimer.hungry
+            if idle and wakes == self._claimer.wakes and not await self._has_work():
+                return
+            await self.system.sleep(0.02 if not idle else 0.1)
+
+    async def _has_work(self) -> bool:
+        try:
+            return await self.ledger.has_work(self.executor_names, self.verifier_names)
+        except LedgerUnavailable:
+            return True
+
+    # --- requests ---------------------------------------------------------------------
+
+    def offer(self, request: Request, *, ends_run: bool = False) -> asyncio.Future[Outcome]:
+        """Queue a request; the future resolves when its outcome is durable."""
+        return self.committer.offer(request, ends_run=ends_run)
+
+    async def request(self, request: Request) -> Outcome:
+        """Carry out one request; see `requests`."""
+        return (await self.requests((request,)))[0]
+
+    async def requests(self, requests: Sequence[Request]) -> list[Outcome]:
+        """Carry out requests; the outcomes are durable when this returns.
+
+        Raises:
+            LedgerUnavailable: there was no answer within `PATIENCE_SECONDS`. The requests
+                stay queued, so they may still be carried out; repeating them is safe.
+        """
+        futures = [self.offer(request) for request in requests]
+        gathered = asyncio.gather(*futures)
+        try:
+            return list(await asyncio.wait_for(asyncio.shield(gathered), PATIENCE_SECONDS))
+        except TimeoutError:
+            gathered.add_done_callback(_forget)
+            message = f"the database has not answered for {PATIENCE_SECONDS:g} seconds"
+            raise LedgerUnavailable(message) from None
+
+    def wake(self) -> None:
+        """Claim soon: something may be ready."""
+        self._claimer.wake()
+        self.committer.wake()
+
+    def pause_claims(self) -> None:
+        """Let nothing more start here."""
+        self._claimer.enabled = False
+
+    def resume_claims(self) -> None:
+        """Let tasks start again."""
+        self._claimer.enabled = True
+        self.wake()
+
+    async def swap_settings(
+        self,
+        settings: Settings,
+        executors: Mapping[str, ExecutorPort],
+        verifiers: Mapping[str, VerifierPort],
+    ) -> None:
+        """Go on with other settings; runs at work keep what they started with."""
+        self.settings = settings
+        self._executors, self._verifiers = dict(executors), dict(verifiers)
+        await self.lease.advertise(self.executor_names, self.verifier_names)
+        self.wake()
+
+    # --- runs -------------------------------------------------------------------------
+
+    def _begin(self, claimed: ClaimedTask) -> None:
+        run = Run(claimed, self.newsroom.traceparent(claimed.state))
+        self._runs[run.key] = run
+        run.task = asyncio.create_task(self._work(run))
+
+    async def _work(self, run: Run) -> None:
+        try:
+            await self._runner.run(run)
+        except Exception:
+            logger.exception("run %d of task %s broke", run.context.run, run.state.id)
+            await self._runner.leave_behind(run)
+        finally:
+            self._finish(run)
+
+    def _finish(self, run: Run) -> None:
+        if self._runs.pop(run.key, None) is not None:
+            self._quiet.set()
+            self.wake()
+
+    def stop_run(self, run: Run, reason: Stop) -> None:
+        """Stop a run, and leave its body behind if it does not let go in time."""
+        if run.stop(reason):
+            grace = self.settings.worker.kill_grace_seconds + LEFT_BEHIND_SECONDS
+            asyncio.get_running_loop().call_later(grace, self._leave_behind, run, reason)
+
+    def _leave_behind(self, run: Run, reason: Stop) -> None:
+        if run.ended or run.stop_reason is not reason or run.key not in self._runs:
+            return
+        logger.error("task %s does not react to being stopped (%s)", run.state.id, reason)
+        task = asyncio.create_task(self._runner.leave_behind(run))
+        task.add_done_callback(lambda done: self._finish(run))
+
+    def stop_task(self, task_id: str) -> None:
+        """Stop whatever run of that task is at work here: it was cancelled."""
+        for run in self.runs():
+            if run.context.task_id == task_id:
+                self.stop_run(run, Stop.CANCEL)
+
+    def _on_fenced(self, worker_id: str) -> None:
+        self._lost_ids.append(worker_id)
+        self.newsroom.lease_lost(worker_id)
+        self._on_lease_expired()
+
+    def _on_lease_expired(self) -> None:
+        for run in self.runs():
+            executor = self.executor(run.state.executor)
+            if executor is not None and executor.exclusive:
+                self.stop_run(run, Stop.LEASE)
+
+
+class _Listener(Observer):
+    """What the engine itself has to hear of its own commits."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+
+    def task_moved(self, news: TaskNews) -> None:
+        if news.after.status is TaskStatus.PENDING:
+            self._engine.wake()
+        if any(isinstance(event, TaskCancelRequested) for event in news.events):
+            self._engine.stop_task(news.after.id)
+
+
+def _forget(future: asyncio.Future[list[Outcome]]) -> None:
+    # Retrieves the exception of a request that nobody waits for any more.
+    if not future.cancelled():
+        future.exception()

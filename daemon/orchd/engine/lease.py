@@ -1,0 +1,109 @@
+"""This worker's lease: one row that says it is alive, however many tasks it runs."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+
+import msgspec
+
+from orchd.engine.clock import LedgerClock
+from orchd.engine.service import Service
+from orchd.ledger.port import Ledger, LedgerUnavailable, WorkerView
+from orchd.system import MICROSECONDS_PER_SECOND, System
+
+logger = logging.getLogger(__name__)
+
+RENEWALS_PER_LEASE = 3
+
+
+class LeaseKeeper(Service):
+    """Renews the lease, and starts over under a new name when it was taken away.
+
+    Losing the database fences nobody: the runs go on and their results are offered with
+    their own tokens. `on_expired` is called when the lease has run out by this machine's
+    clock, `on_fenced` when the database says that the worker was declared dead.
+    """
+
+    name = "lease"
+
+    def __init__(
+        self,
+        *,
+        ledger: Ledger,
+        system: System,
+        clock: LedgerClock,
+        worker: WorkerView,
+        lease_seconds: float,
+        on_fenced: Callable[[str], None],
+        on_expired: Callable[[], None],
+    ) -> None:
+        super().__init__(system, lease_seconds / RENEWALS_PER_LEASE)
+        self._ledger = ledger
+        self._clock = clock
+        self._lease_seconds = lease_seconds
+        self._on_fenced = on_fenced
+        self._on_expired = on_expired
+        self._renewed = system.monotonic()
+        self._held_since = self._renewed
+        self.worker = worker
+
+    @property
+    def held_seconds(self) -> float:
+        """For how long the lease has been held without a gap."""
+        return self._system.monotonic() - self._held_since
+
+    @property
+    def is_current(self) -> bool:
+        """Whether the lease has not run out by this machine's clock."""
+        return self._system.monotonic() - self._renewed < self._lease_seconds
+
+    async def register(self) -> None:
+        """Take the lease for the first time.
+
+        Raises:
+            LedgerUnavailable: the row could not be written.
+        """
+        await self._clock.synchronise()
+        await self._ledger.register_worker(self._dated(self.worker), self._lease_seconds)
+        self._renewed = self._held_since = self._system.monotonic()
+
+    async def advertise(
+        self, executors: tuple[str, ...], verifiers: tuple[str, ...]
+    ) -> None:
+        """Tell the other daemons anew what this worker can do."""
+        self.worker = msgspec.structs.replace(
+            self.worker, executors=executors, verifiers=verifiers
+        )
+        await self._ledger.register_worker(self.worker, self._lease_seconds)
+
+    async def tick(self) -> None:
+        """Renew the lease."""
+        asked = self._system.monotonic()
+        try:
+            renewed = await self._ledger.renew_worker(self.worker.id, self._lease_seconds)
+        except LedgerUnavailable:
+            if not self.is_current:
+                self._held_since = self._system.monotonic()
+                self._on_expired()
+            raise
+        if renewed:
+            # Counted from before the question: the database may have answered late.
+            self._renewed = asked
+            await self._clock.synchronise()
+        else:
+            await self._start_over()
+
+    async def _start_over(self) -> None:
+        lost = self.worker.id
+        logger.warning("worker %s lost its lease and starts over under a new id", lost)
+        self._on_fenced(lost)
+        self.worker = msgspec.structs.replace(self.worker, id=self._system.new_id())
+        await self.register()
+
+    def _dated(self, worker: WorkerView) -> WorkerView:
+        now = self._clock.now()
+        lease = round(self._lease_seconds * MICROSECONDS_PER_SECOND)
+        return msgspec.structs.replace(
+            worker, started_at=now, renewed_at=now, expires_at=now + lease
+        )

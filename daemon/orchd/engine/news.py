@@ -1,0 +1,130 @@
+"""Tells observers what the process's own commits changed."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from orchd.engine.observer import CommitTiming, Observer, PhaseTiming, TaskNews
+from orchd.executors.port import Success
+from orchd.ledger.port import (
+    Acted,
+    ActOnTask,
+    BreakerActed,
+    Claimed,
+    Outcome,
+    QueueSet,
+    Recorded,
+    Request,
+    SubmitTask,
+    Submitted,
+)
+from orchd.tasks.events import TaskStarted
+from orchd.tasks.state import TaskState
+
+logger = logging.getLogger(__name__)
+
+
+class Newsroom:
+    """Passes news on to every observer and survives each of them."""
+
+    def __init__(self, observers: Sequence[Observer]) -> None:
+        self._observers = tuple(observers)
+
+    def add(self, observer: Observer) -> None:
+        """Tell one more observer from now on."""
+        self._observers = (*self._observers, observer)
+
+    def committed(
+        self, requests: Sequence[Request], outcomes: Sequence[Outcome], seconds: float
+    ) -> None:
+        """Report a commit and every task that it moved."""
+        if not self._observers:
+            return
+        events = 0
+        for request, outcome in zip(requests, outcomes, strict=True):
+            events += _count_events(outcome)
+            for news in _task_news(request, outcome):
+                self._tell(lambda observer, news=news: observer.task_moved(news))
+        timing = CommitTiming(seconds=seconds, requests=len(requests), events=events)
+        self._tell(lambda observer: observer.committed(timing))
+
+    def phase_ended(self, timing: PhaseTiming) -> None:
+        """Report the end of an execution or a verification."""
+        self._tell(lambda observer: observer.phase_ended(timing))
+
+    def lease_lost(self, worker: str) -> None:
+        """Report that this process's worker was fenced."""
+        self._tell(lambda observer: observer.lease_lost(worker))
+
+    def traceparent(self, state: TaskState) -> str | None:
+        """Return the trace context that a run hands on: a tracer's, or the submitter's."""
+        for observer in self._observers:
+            try:
+                traceparent = observer.traceparent(state)
+            except Exception:
+                logger.exception("observer %s failed", type(observer).__name__)
+                continue
+            if traceparent is not None:
+                return traceparent
+        return state.traceparent
+
+    def _tell(self, deliver: Callable[..., None]) -> None:
+        for observer in self._observers:
+            try:
+                deliver(observer)
+            except Exception:
+                logger.exception("observer %s failed", type(observer).__name__)
+
+
+def _count_events(outcome: Outcome) -> int:
+    if isinstance(outcome, Submitted):
+        return int(outcome.created)
+    if isinstance(outcome, Claimed):
+        return len(outcome.tasks)
+    if isinstance(outcome, Acted | QueueSet | BreakerActed):
+        return len(outcome.events)
+    return int(isinstance(outcome, Recorded))
+
+
+def _task_news(request: Request, outcome: Outcome) -> list[TaskNews]:
+    if isinstance(outcome, Submitted) and isinstance(request, SubmitTask):
+        if not outcome.created:
+            return []
+        submitted = (request.command.submitted,)
+        return [TaskNews(before=None, after=outcome.state, events=submitted)]
+    if isinstance(outcome, Claimed):
+        return [_claim_news(claimed) for claimed in outcome.tasks]
+    if isinstance(outcome, Acted) and isinstance(request, ActOnTask):
+        if not outcome.events:
+            return []
+        news = TaskNews(
+            before=request.known,
+            after=outcome.state,
+            events=outcome.events,
+            output=_output_of(request.command),
+        )
+        return [news]
+    return []
+
+
+def _claim_news(claimed: Any) -> TaskNews:
+    state = claimed.state
+    started = TaskStarted(
+        run=state.runs,
+        attempt=state.attempts,
+        phase=state.phase.value,
+        token=state.token or 0,
+        worker=state.worker or "",
+        deadline=state.deadline,
+        alone=state.alone,
+    )
+    return TaskNews(before=claimed.before, after=state, events=(started,))
+
+
+def _output_of(command: Any) -> Success | None:
+    output = getattr(command, "output", None)
+    if output is None or not isinstance(output.result, str):
+        return None
+    return Success(output=output.result, confidence=output.confidence)

@@ -1,0 +1,107 @@
+"""Takes the tasks of dead workers from them and gives them back to the queue."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Sequence
+
+from orchd import system as machine
+from orchd.engine.clock import LedgerClock
+from orchd.engine.lease import LeaseKeeper
+from orchd.engine.service import Service
+from orchd.ledger.port import ActOnTask, Ledger, Origin, Outcome, Request, WorkerView
+from orchd.system import System
+from orchd.tasks.commands import Recover
+from orchd.tasks.state import TaskState
+
+logger = logging.getLogger(__name__)
+
+BATCH_TASKS_MAX = 200
+
+
+class Recovery(Service):
+    """Looks for workers that are dead; any daemon does it for all of them.
+
+    A worker is dead when nobody else can write to the ledger, when it ran on this machine
+    since the last boot and its process is gone, or when its lease has run out and this
+    worker has itself held a lease for as long. It is fenced first, so that it cannot
+    claim any more; then its tasks are released in batches; then its row is removed.
+    """
+
+    name = "recovery"
+
+    def __init__(
+        self,
+        *,
+        ledger: Ledger,
+        system: System,
+        clock: LedgerClock,
+        lease: LeaseKeeper,
+        interval_seconds: float,
+        lease_seconds: float,
+        offer: Callable[[Request], asyncio.Future[Outcome]],
+        own_ids: Callable[[], Sequence[str]],
+    ) -> None:
+        super().__init__(system, interval_seconds)
+        self._ledger = ledger
+        self._clock = clock
+        self._lease = lease
+        self._lease_seconds = lease_seconds
+        self._offer = offer
+        self._own_ids = own_ids
+        self._host, self._boot = machine.host_name(), machine.boot_id()
+
+    async def tick(self) -> None:
+        """Recover from every worker that is dead."""
+        for worker in await self._ledger.workers():
+            if worker.id != self._lease.worker.id and await self._is_fenced(worker):
+                await self._release_all(worker)
+
+    async def _is_fenced(self, worker: WorkerView) -> bool:
+        if worker.fenced:
+            return True
+        if self._is_known_dead(worker):
+            return await self._ledger.fence_worker(worker.id, only_if_expired=False)
+        if worker.expires_at > self._clock.now():
+            return False
+        if self._lease.held_seconds < self._lease_seconds:
+            return False
+        return await self._ledger.fence_worker(worker.id, only_if_expired=True)
+
+    def _is_known_dead(self, worker: WorkerView) -> bool:
+        if self._ledger.sole_writer:
+            return True
+        if (worker.host, worker.boot_id) != (self._host, self._boot) or not self._boot:
+            return False
+        started = machine.process_start(worker.pid)
+        return worker.process_start is not None and started != worker.process_start
+
+    async def _release_all(self, worker: WorkerView) -> None:
+        if worker.id in self._own_ids():
+            # A lease of this very process that was taken away: its runs may still be at
+            # work here, and whoever fenced it releases them.
+            return
+        released = 0
+        while held := await self._ledger.held_by(worker.id, limit=BATCH_TASKS_MAX):
+            await self._release(worker.id, held)
+            released += len(held)
+        await self._ledger.retire_worker(worker.id)
+        logger.info(
+            "worker %s on %s is dead; released %d tasks", worker.id, worker.host, released
+        )
+
+    async def _release(self, worker_id: str, held: Sequence[TaskState]) -> None:
+        origin = Origin(
+            actor="recovery",
+            reason=f"worker {worker_id} died",
+            worker=self._lease.worker.id,
+        )
+        command = Recover(now=self._clock.now(), worker=worker_id)
+        futures = [
+            self._offer(
+                ActOnTask(task_id=state.id, command=command, origin=origin, known=state)
+            )
+            for state in held
+        ]
+        await asyncio.gather(*futures)

@@ -1,0 +1,108 @@
+"""One run: a claimed task in this process, and the way to stop it."""
+
+from __future__ import annotations
+
+import asyncio
+from enum import StrEnum
+from typing import Any
+
+import msgspec
+
+from orchd.executors.port import RunContext
+from orchd.ledger.port import ClaimedTask
+from orchd.tasks.state import Phase, TaskState
+
+
+class Stop(StrEnum):
+    """Why a run is stopped before it ends by itself."""
+
+    TIMEOUT = "timeout"
+    CANCEL = "cancel"
+    DRAIN = "drain"
+    LEASE = "lease"
+
+
+class Stopped(Exception):
+    """The run was told to stop, for another reason than its time limit."""
+
+
+class RanOutOfTime(Exception):
+    """User code was stopped at its time limit."""
+
+
+class Run:
+    """A claimed task while this process works on it.
+
+    Whoever stops it only sets the reason and cancels the coroutine; the coroutine itself
+    records the end. `ended` is set by whoever records the end first, so that a body which
+    ignores its cancellation can be left behind without a second report.
+    """
+
+    __slots__ = ("claimed", "context", "ended", "state", "stop_reason", "task", "verifier")
+
+    def __init__(self, claimed: ClaimedTask, traceparent: str | None = None) -> None:
+        self.claimed = claimed
+        self.state: TaskState = claimed.state
+        self.context = context_of(claimed, traceparent)
+        self.stop_reason: Stop | None = None
+        self.task: asyncio.Task[None] | None = None
+        self.verifier = ""
+        """The verifier at work, for the report of a run that is left behind."""
+        self.ended = False
+
+    @property
+    def token(self) -> int:
+        """The fencing token of the run."""
+        return self.context.token
+
+    @property
+    def key(self) -> tuple[str, int]:
+        """What tells this run from all others: the task and the fencing token."""
+        return (self.context.task_id, self.context.token)
+
+    def stop(self, reason: Stop) -> bool:
+        """Ask the run to end; False when it has ended or is being stopped already."""
+        if self.ended or self.stop_reason is not None or self.task is None:
+            return False
+        self.stop_reason = reason
+        self.task.cancel()
+        return True
+
+    def take_timeout(self) -> bool:
+        """Tell whether the time limit stopped the run, and forget the stop if so."""
+        if self.stop_reason is not Stop.TIMEOUT:
+            return False
+        self.stop_reason = None
+        return True
+
+
+def context_of(claimed: ClaimedTask, traceparent: str | None = None) -> RunContext:
+    """Return what a run may know about itself; `traceparent` is what it hands on."""
+    state = claimed.state
+    return RunContext(
+        task_id=state.id,
+        run=state.runs,
+        attempt=state.attempts,
+        max_attempts=state.max_attempts,
+        round=state.round,
+        queue=state.queue,
+        token=state.token or 0,
+        idempotency_key=f"{state.id}:{state.round}",
+        feedback=state.feedback,
+        deadline=state.deadline,
+        description=claimed.description,
+        payload=_parsed(claimed.payload),
+        payload_text=claimed.payload,
+        metadata=_parsed(state.metadata) or {},
+        traceparent=traceparent,
+        task=claimed.task,
+    )
+
+
+def _parsed(text: str | None) -> Any:
+    return None if text is None else msgspec.json.decode(text)
+
+
+def is_verification(run: Run) -> bool:
+    """Tell whether the run begins with a recorded result."""
+    return run.claimed.state.phase is Phase.VERIFY

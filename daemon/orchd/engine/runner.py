@@ -1,0 +1,292 @@
+"""Carries a claimed task through execution and verification to its recorded end."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+from typing import Any, Protocol
+
+from orchd.config.settings import RetrySettings, Settings
+from orchd.engine import endings
+from orchd.engine.breakers import BreakerWatch
+from orchd.engine.clock import LedgerClock
+from orchd.engine.news import Newsroom
+from orchd.engine.observer import PhaseTiming
+from orchd.engine.run import RanOutOfTime, Run, Stop, Stopped, is_verification
+from orchd.engine.verification import Verification
+from orchd.executors.port import (
+    Deferred,
+    ExecutorAnswer,
+    ExecutorPort,
+    Failure,
+    Final,
+    Success,
+)
+from orchd.ledger.port import Acted, ActOnTask, Origin, Outcome, Refusal
+from orchd.system import System
+from orchd.tasks.backoff import delay_seconds
+from orchd.tasks.commands import TaskCommand
+from orchd.tasks.failures import ErrorClass
+from orchd.verifiers.port import VerifierPort
+
+logger = logging.getLogger(__name__)
+
+MISSING_SECONDS = 30.0
+"""How long a task rests that was claimed for an executor or verifier not found here."""
+TIMER_SECONDS_MAX = 30 * 86_400.0
+"""Longest timer set in one step; an event loop cannot count arbitrarily far."""
+
+
+class Workshop(Protocol):
+    """What a runner needs of the engine around it."""
+
+    settings: Settings
+    system: System
+    clock: LedgerClock
+    newsroom: Newsroom
+    breakers: BreakerWatch
+
+    @property
+    def worker_id(self) -> str: ...
+
+    def executor(self, name: str) -> ExecutorPort | None: ...
+
+    def verifier(self, name: str) -> VerifierPort | None: ...
+
+    def offer(self, request: ActOnTask, *, ends_run: bool) -> asyncio.Future[Outcome]: ...
+
+    def stop_run(self, run: Run, reason: Stop) -> None: ...
+
+
+class Runner:
+    """Works on claimed tasks; the engine starts one coroutine of `run` per claim."""
+
+    def __init__(self, workshop: Workshop) -> None:
+        self.workshop = workshop
+
+    async def run(self, run: Run) -> None:
+        """Work on a claimed task until its run has ended on disk."""
+        try:
+            if is_verification(run):
+                success = endings.recorded_success(run.claimed)
+                await Verification(self, run, success).judge()
+            else:
+                await self._execute(run)
+        except Stopped:
+            await self.end(run, endings.stopped(run, self.workshop.clock.now()))
+
+    async def _execute(self, run: Run) -> None:
+        executor = self.workshop.executor(run.state.executor)
+        if executor is None:
+            await self.end_missing(run, run.state.executor)
+            return
+        answer = await self._answer(run, executor)
+        self.workshop.breakers.heard(run.state.executor, answer)
+        if isinstance(answer, Success):
+            await Verification(self, run, answer).judge()
+        else:
+            await self.end(run, self._command_of(run, answer))
+
+    async def _answer(self, run: Run, executor: ExecutorPort) -> ExecutorAnswer:
+        answer = await self.guarded(
+            run,
+            lambda: executor.execute(run.context),
+            timeout_seconds=run.state.execute_timeout_seconds,
+            phase="execute",
+            verifier=None,
+            on_error=endings.failure_of,
+        )
+        if isinstance(answer, Success | Failure | Final | Deferred):
+            return answer
+        return Failure(
+            error=f"executor {executor.name} answered {type(answer).__name__}",
+            error_class=ErrorClass.INVALID_RESULT,
+        )
+
+    def _command_of(self, run: Run, answer: Failure | Final | Deferred) -> TaskCommand:
+        now = self.workshop.clock.now()
+        retry = self.retry_settings(run)
+        if isinstance(answer, Final):
+            return endings.final(run, now, answer)
+        if isinstance(answer, Deferred):
+            wait = self.backoff_seconds(retry, run.state.deferrals + 1)
+            return endings.deferred(run, now, answer, wait, retry.max_deferrals)
+        until = self.workshop.breakers.open_until(run.state.executor, answer)
+        if until is not None:
+            return endings.released_by_breaker(run, now, answer, until)
+        wait = self.backoff_seconds(retry, run.state.attempts)
+        wait = max(wait, answer.retry_after_seconds or 0.0)
+        return endings.failed(run, now, answer, wait)
+
+    # --- user code --------------------------------------------------------------------
+
+    async def guarded(
+        self,
+        run: Run,
+        call: Callable[[], Awaitable[Any]],
+        *,
+        timeout_seconds: float | None,
+        phase: str,
+        verifier: str | None,
+        on_error: Callable[[BaseException], Any],
+    ) -> Any:
+        """Await user code; return its answer, or what `on_error` makes of its error.
+
+        Raises:
+            Stopped: the run was told to stop meanwhile, not by its time limit.
+        """
+        started, started_at = self.workshop.system.monotonic(), self.workshop.clock.now()
+        outcome = "stopped"
+        try:
+            answer = await self._timed(run, call, timeout_seconds, on_error)
+            outcome = type(answer).__name__.lower()
+            return answer
+        finally:
+            self.workshop.newsroom.phase_ended(
+                PhaseTiming(
+                    context=run.context,
+                    phase=phase,
+                    executor=run.state.executor,
+                    verifier=verifier,
+                    seconds=self.workshop.system.monotonic() - started,
+                    started_at=started_at,
+                    outcome=outcome,
+                )
+            )
+
+    async def _timed(
+        self,
+        run: Run,
+        call: Callable[[], Awaitable[Any]],
+        timeout_seconds: float | None,
+        on_error: Callable[[BaseException], Any],
+    ) -> Any:
+        if run.stop_reason is not None:
+            raise Stopped
+        timer = self._set_timer(run, timeout_seconds)
+        try:
+            return await call()
+        except asyncio.CancelledError as cancelled:
+            return self._on_cancelled(run, cancelled, timeout_seconds, on_error)
+        except GeneratorExit:
+            raise
+        except BaseException as error:
+            # User code may raise anything at all, SystemExit and KeyboardInterrupt
+            # included; none of it may end more than this run.
+            return on_error(error)
+        finally:
+            if timer is not None:
+                timer.cancel()
+
+    def _set_timer(
+        self, run: Run, timeout_seconds: float | None
+    ) -> asyncio.TimerHandle | None:
+        if timeout_seconds is None or timeout_seconds > TIMER_SECONDS_MAX:
+            return None
+        loop = asyncio.get_running_loop()
+        return loop.call_later(timeout_seconds, self.workshop.stop_run, run, Stop.TIMEOUT)
+
+    def _on_cancelled(
+        self,
+        run: Run,
+        cancelled: asyncio.CancelledError,
+        timeout_seconds: float | None,
+        on_error: Callable[[BaseException], Any],
+    ) -> Any:
+        task = asyncio.current_task()
+        if run.stop_reason is not None and task is not None:
+            task.uncancel()
+            if run.take_timeout():
+                return on_error(RanOutOfTime(f"ran out of time after {timeout_seconds} s"))
+            raise Stopped from cancelled
+        if task is not None and task.cancelling():
+            raise cancelled
+        # The user's code raised the cancellation itself: an error like any other.
+        return on_error(cancelled)
+
+    # --- what is recorded -------------------------------------------------------------
+
+    def retry_settings(self, run: Run) -> RetrySettings:
+        """Return the retry settings that hold for the task's executor."""
+        return endings.retry_settings(self.workshop.settings, run.state.executor)
+
+    def backoff_seconds(self, retry: RetrySettings, attempt: int) -> float:
+        """Return how long to wait after this many attempts."""
+        return delay_seconds(retry.backoff, attempt, self.workshop.system.random())
+
+    async def record(self, run: Run, command: TaskCommand) -> bool:
+        """Record progress of the run; False when the run has lost its task.
+
+        Raises:
+            Stopped: the run was told to stop while the commit was on its way.
+        """
+        if run.ended:
+            return False
+        outcome = await self._offer(run, command, ends_run=False)
+        if isinstance(outcome, Refusal) and outcome.code == "rejected":
+            run.ended = True
+            await self._end_unstorable(run, outcome.detail)
+            return False
+        if not isinstance(outcome, Acted) or outcome.state.token != run.token:
+            run.ended = True
+            return False
+        run.state = outcome.state
+        if run.stop_reason is not None:
+            raise Stopped
+        return True
+
+    async def end(self, run: Run, command: TaskCommand) -> None:
+        """Record the end of the run, once."""
+        if run.ended:
+            return
+        run.ended = True
+        outcome = await self._offer(run, command, ends_run=True)
+        if isinstance(outcome, Refusal) and outcome.code == "rejected":
+            await self._end_unstorable(run, outcome.detail)
+
+    async def _end_unstorable(self, run: Run, reason: str) -> None:
+        # What the run had to say cannot be stored, so that is what is recorded instead.
+        logger.error("the report of task %s was rejected: %s", run.state.id, reason)
+        wait = self.backoff_seconds(self.retry_settings(run), run.state.attempts)
+        now = self.workshop.clock.now()
+        command = endings.unstorable(run, now, endings.error_text(reason), wait)
+        await self._offer(run, command, ends_run=True)
+
+    async def end_missing(self, run: Run, name: str) -> None:
+        """Give the task back because this worker lacks the executor or verifier `name`."""
+        now = self.workshop.clock.now()
+        until = now + endings.microseconds(MISSING_SECONDS)
+        await self.end(run, endings.missing(run, now, name, until))
+
+    async def leave_behind(self, run: Run) -> None:
+        """End a run on behalf of a body that does not react to its cancellation."""
+        retry = self.retry_settings(run)
+        wait = self.backoff_seconds(retry, run.state.attempts)
+        now = self.workshop.clock.now()
+        limit = retry.max_verify_errors
+        await self.end(run, endings.left_behind(run, now, wait, limit))
+
+    async def _offer(self, run: Run, command: TaskCommand, *, ends_run: bool) -> Outcome:
+        origin = Origin(
+            actor="worker",
+            worker=self.workshop.worker_id,
+            traceparent=run.context.traceparent,
+        )
+        request = ActOnTask(
+            task_id=run.state.id, command=command, origin=origin, known=run.state
+        )
+        return await _undisturbed(run, self.workshop.offer(request, ends_run=ends_run))
+
+
+async def _undisturbed(run: Run, future: asyncio.Future[Outcome]) -> Outcome:
+    # A stop that arrives while a commit is on its way waits for the commit: what has
+    # happened must reach the disk. Only the end of the whole process breaks this off.
+    while True:
+        try:
+            return await asyncio.shield(future)
+        except asyncio.CancelledError:
+            task = asyncio.current_task()
+            if future.cancelled() or run.stop_reason is None or task is None:
+                raise
+            task.uncancel()

@@ -1,0 +1,69 @@
+"""The one lifecycle of everything in the engine that runs beside the work."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from contextlib import suppress
+
+from orchd.ledger.port import LedgerUnavailable
+from orchd.system import System
+
+logger = logging.getLogger(__name__)
+
+
+class Service:
+    """Calls `tick` at an interval, and at once when woken, until it is stopped.
+
+    A tick that finds the ledger unavailable is repeated at the next interval; any other
+    error is logged and repeated likewise, because a service that dies silently is worse
+    than one that complains.
+    """
+
+    name = "service"
+
+    def __init__(self, system: System, interval_seconds: float) -> None:
+        self._system = system
+        self._interval_seconds = interval_seconds
+        self._woken = asyncio.Event()
+        self._task: asyncio.Task[None] | None = None
+
+    async def tick(self) -> None:
+        """Do one round of work."""
+        raise AssertionError(f"{type(self).__name__} has no tick")
+
+    def start(self) -> None:
+        """Begin ticking."""
+        self._task = asyncio.create_task(self._loop(), name=f"orchd-{self.name}")
+
+    def wake(self) -> None:
+        """Tick without waiting for the interval."""
+        self._woken.set()
+
+    async def stop(self) -> None:
+        """Stop ticking and wait until the last tick is over; idempotent."""
+        task, self._task = self._task, None
+        if task is not None:
+            task.cancel()
+            with suppress(asyncio.CancelledError):
+                await task
+
+    async def _loop(self) -> None:
+        while True:
+            self._woken.clear()
+            try:
+                await self.tick()
+            except LedgerUnavailable as unavailable:
+                logger.debug("%s waits for the ledger: %s", self.name, unavailable)
+            except Exception:
+                logger.exception("%s failed and will try again", self.name)
+            await self._rest()
+
+    async def _rest(self) -> None:
+        sleeper = asyncio.ensure_future(self._system.sleep(self._interval_seconds))
+        waiter = asyncio.ensure_future(self._woken.wait())
+        try:
+            await asyncio.wait((sleeper, waiter), return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for future in (sleeper, waiter):
+                future.cancel()

@@ -1,0 +1,100 @@
+"""Looks, again and again, at what other processes and the passing of time have changed."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import suppress
+from typing import Protocol
+
+from orchd.engine.breakers import BreakerWatch
+from orchd.engine.clock import LedgerClock
+from orchd.engine.service import Service
+from orchd.ledger.port import Ledger
+from orchd.system import MICROSECONDS_PER_SECOND, System
+
+
+class Watched(Protocol):
+    """What the watch needs of the engine."""
+
+    ledger: Ledger
+    system: System
+    clock: LedgerClock
+    breakers: BreakerWatch
+
+    @property
+    def worker_id(self) -> str: ...
+
+    @property
+    def running(self) -> int: ...
+
+    @property
+    def executor_names(self) -> tuple[str, ...]: ...
+
+    def wake(self) -> None: ...
+
+    def stop_task(self, task_id: str) -> None: ...
+
+
+class LedgerWatch(Service):
+    """Wakes the claimer when the log has grown or a timer is due, finds cancellations of
+    running tasks, and keeps the breakers' positions up to date.
+
+    The ledger's news only bring a tick forward; a lost hint costs one interval.
+    """
+
+    name = "watch"
+
+    def __init__(self, engine: Watched, interval_seconds: float) -> None:
+        super().__init__(engine.system, interval_seconds)
+        self._engine = engine
+        self._listener: asyncio.Task[None] | None = None
+        self._alarm: asyncio.TimerHandle | None = None
+        self._position = -1
+
+    def start(self) -> None:
+        """Begin to watch."""
+        super().start()
+        self._listener = asyncio.create_task(self._listen(), name="orchd-news")
+
+    async def stop(self) -> None:
+        """Stop watching; idempotent."""
+        listener, self._listener = self._listener, None
+        if listener is not None:
+            listener.cancel()
+            with suppress(asyncio.CancelledError):
+                await listener
+        if self._alarm is not None:
+            self._alarm.cancel()
+        await super().stop()
+
+    async def _listen(self) -> None:
+        async for _ in self._engine.ledger.news():
+            self.wake()
+
+    async def tick(self) -> None:
+        """Look once."""
+        engine = self._engine
+        if await engine.breakers.refresh(engine.executor_names):
+            engine.wake()
+        position = await engine.ledger.log_position()
+        if position != self._position:
+            self._position = position
+            engine.wake()
+        await self._set_alarm()
+        if engine.running:
+            for task_id in await engine.ledger.cancel_requests(engine.worker_id):
+                engine.stop_task(task_id)
+
+    async def _set_alarm(self) -> None:
+        due = await self._engine.ledger.next_due()
+        if self._alarm is not None:
+            self._alarm.cancel()
+            self._alarm = None
+        if due is None:
+            return
+        wait = (due - self._engine.clock.now()) / MICROSECONDS_PER_SECOND
+        if wait <= 0:
+            self._engine.wake()
+        elif wait <= self._interval_seconds:
+            loop = asyncio.get_running_loop()
+            self._alarm = loop.call_later(wait, self._engine.wake)

@@ -1,0 +1,1 @@
+"""What can judge a result; each module is one kind, `port` is what they share."""
