@@ -1,0 +1,115 @@
+"""Event stores for tests: a small projection, items, and the database behind a store."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import sqlalchemy as sa
+
+from orchd_eventstore import Append, EventStore, NewEvent, Projection, schema
+from orchd_eventstore.sqlite import driver
+
+metadata = sa.MetaData()
+things = sa.Table(
+    "things",
+    metadata,
+    sa.Column("id", sa.Text, primary_key=True),
+    sa.Column("version", sa.BigInteger, nullable=False),
+    sa.Column("slug", sa.Text, unique=True),
+    sa.Column("amount", sa.BigInteger, nullable=False),
+    sa.Column("made_by", sa.Text, nullable=False),
+    sa.CheckConstraint("amount >= 0", name="things_amount_check"),
+)
+THINGS = Projection("things", things, key="id", immutable=frozenset({"made_by"}))
+
+
+def create_schema(url: str) -> None:
+    """Create the store's tables and the projection's in an empty database."""
+    with connected(url) as connection:
+        metadata.create_all(connection)
+        schema.create_all(connection, [THINGS])
+
+
+def open_store(url: str, *, clock: Callable[[], int] | None = None) -> EventStore:
+    """Open a store with the projection."""
+    return EventStore.open(url, [THINGS], clock=clock)
+
+
+@contextlib.contextmanager
+def connected(url: str) -> Iterator[sa.Connection]:
+    """Lend a connection of nobody's store; what it did is committed at the end."""
+    options: dict[str, Any] = {}
+    if url.startswith("sqlite"):
+        # Two copies of SQLite in one process would drop each other's locks.
+        options["module"] = driver()
+    engine = sa.create_engine(url, poolclass=sa.pool.NullPool, **options)
+    with engine.begin() as connection:
+        yield connection
+
+
+@contextlib.contextmanager
+def unprotected(url: str) -> Iterator[sa.Connection]:
+    """Lend a connection for changes by hand that the database would refuse."""
+    with connected(url) as connection:
+        if connection.dialect.name == "postgresql":
+            connection.exec_driver_sql("SET session_replication_role = replica")
+            yield connection
+            return
+        query = "SELECT name, sql FROM sqlite_master WHERE type = 'trigger'"
+        triggers = connection.exec_driver_sql(query).all()
+        for name, _ in triggers:
+            connection.exec_driver_sql(f"DROP TRIGGER {name}")
+        yield connection
+        for _, statement in triggers:
+            connection.exec_driver_sql(statement)
+
+
+def event(kind: str = "thing.made", **data: Any) -> NewEvent:
+    """Return an event."""
+    return NewEvent.of(kind, data, {"schema": 1})
+
+
+def bare(stream: str, expected_version: int = -1, *, count: int = 1) -> Append:
+    """Return an item without a projection."""
+    return Append(
+        stream=stream,
+        expected_version=expected_version,
+        events=[event(number=number) for number in range(count)],
+    )
+
+
+def thing(
+    name: str,
+    expected_version: int = 0,
+    *,
+    count: int = 1,
+    amount: int = 1,
+    slug: str | None = None,
+    made_by: str = "test",
+    counters: dict[str, int] | None = None,
+) -> Append:
+    """Return an item that changes the row of a thing."""
+    version = expected_version + count
+    return Append(
+        stream=f"thing-{name}",
+        expected_version=expected_version,
+        events=[event(amount=amount, number=number) for number in range(count)],
+        projection="things",
+        row={
+            "id": name,
+            "version": version,
+            "slug": slug,
+            "amount": amount,
+            "made_by": made_by,
+        },
+        counters=counters or {},
+    )
+
+
+def rows(store: EventStore) -> dict[str, dict[str, Any]]:
+    """Return the projection's rows by key."""
+    with store.connect_reader() as connection:
+        found = connection.execute(sa.select(things)).mappings()
+        return {row["id"]: dict(row) for row in found}
