@@ -39,8 +39,14 @@ from orchd_ops.http.doors import Doors
 from orchd_ops.http.server import HTTPServer, listen_tcp, listen_unix
 
 TOKEN = "a-token-for-tests"
+METRICS_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 METRICS = b"# TYPE orchd_build_info gauge\norchd_build_info 1\n"
 ORIGIN = Origin(actor="test")
+
+
+async def _render(accept: str) -> tuple[str, bytes]:
+    del accept
+    return METRICS_TYPE, METRICS
 
 
 class API:
@@ -194,7 +200,7 @@ async def running_api(url: str, directory: Path, **options: Any) -> AsyncIterato
 
     tcp = listen_tcp("127.0.0.1", 0)
     doors = Doors.for_listener("127.0.0.1", TOKEN)
-    app = build_app(operations, doors=doors, metrics=lambda: METRICS, health=health)
+    app = build_app(operations, doors=doors, metrics=_render, health=health)
     socket = directory / "orchd.sock"
     local_app = build_app(operations, doors=Doors.for_socket(), actor="cli")
     servers = [HTTPServer(app, tcp), HTTPServer(local_app, listen_unix(str(socket)))]

@@ -90,6 +90,9 @@ class PostgresProxy:
             except OSError:
                 return
             server = socket.create_connection(self._server)
+            for each in (client, server):
+                # What is passed on must be there at once, however small it is.
+                each.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             self._sockets += [client, server]
             for work in (self._pass_requests, self._pass_answers):
                 thread = threading.Thread(target=work, args=(client, server), daemon=True)
