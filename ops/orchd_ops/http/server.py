@@ -1,0 +1,229 @@
+"""The servers that hold the API's doors open, inside the daemon's event loop."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import socket
+import struct
+from collections.abc import Iterator
+from typing import Any
+
+import uvicorn
+from starlette.types import ASGIApp
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+HEAD_BYTES_MAX = 64 * 1024
+"""Largest request line with headers."""
+HEAD_SECONDS = 30.0
+"""How long a request's head may take to arrive."""
+KEEP_ALIVE_SECONDS = 60
+STOP_SECONDS = 5
+"""How long requests may take to end when the server stops."""
+BACKLOG = 1024
+
+_CREDENTIALS = struct.Struct("3i")
+
+
+class GuardedProtocol(HttpToolsProtocol):
+    """HTTP/1.1 with limits on what precedes a body."""
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self._in_head = True
+        self._head_bytes = 0
+        self._messages = 0
+        self._head_timer: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as in the base class
+        super().connection_made(transport)
+        self._await_head()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._head_arrived()
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        in_head, messages = self._in_head, self._messages
+        if in_head and self._head_timer is None:
+            self._await_head()
+        super().data_received(data)
+        if not (in_head and self._in_head and messages == self._messages):
+            return
+        self._head_bytes += len(data)
+        if self._head_bytes > HEAD_BYTES_MAX and not self.transport.is_closing():
+            self.send_400_response("The request's head is too large.")
+
+    def on_headers_complete(self) -> None:
+        self._in_head = False
+        self._head_arrived()
+        super().on_headers_complete()
+
+    def on_message_complete(self) -> None:
+        super().on_message_complete()
+        self._in_head = True
+        self._head_bytes = 0
+        self._messages += 1
+
+    def _await_head(self) -> None:
+        self._head_timer = self.loop.call_later(HEAD_SECONDS, self._head_too_slow)
+
+    def _head_arrived(self) -> None:
+        timer, self._head_timer = self._head_timer, None
+        if timer is not None:
+            timer.cancel()
+
+    def _head_too_slow(self) -> None:
+        if not self.transport.is_closing():
+            self.transport.close()
+
+
+class LocalProtocol(GuardedProtocol):
+    """The same for a Unix socket: only the daemon's own user, and root, may speak."""
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as in the base class
+        super().connection_made(transport)
+        if not peer_allowed(peer_user(transport.get_extra_info("socket"))):
+            transport.write(_STRANGER)
+            transport.close()
+
+    def data_received(self, data: bytes) -> None:
+        if not self.transport.is_closing():
+            super().data_received(data)
+
+
+_STRANGER_BODY = (
+    b'{"type":"about:blank","title":"Forbidden","status":403,'
+    b'"detail":"this socket belongs to another user","instance":"",'
+    b'"code":"wrong_user","errors":[]}'
+)
+_STRANGER = (
+    b"HTTP/1.1 403 Forbidden\r\nContent-Type: application/problem+json\r\n"
+    b"Content-Length: %d\r\nConnection: close\r\n\r\n%s"
+) % (len(_STRANGER_BODY), _STRANGER_BODY)
+
+
+def peer_user(connection: Any) -> int | None:
+    """Return the user id of a Unix socket's other end; None when the kernel is silent."""
+    size = _CREDENTIALS.size
+    try:
+        packed = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, size)
+    except OSError:
+        return None
+    _, user, _ = _CREDENTIALS.unpack(packed)
+    return int(user)
+
+
+def peer_allowed(user: int | None) -> bool:
+    """Tell whether a user may speak to this process's socket."""
+    return user is not None and user in (0, os.geteuid())
+
+
+class _Embedded(uvicorn.Server):
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        # The daemon owns the signals.
+        yield
+
+
+class HTTPServer:
+    """Serves an app on a listening socket until it is stopped.
+
+    Args:
+        app: the ASGI application.
+        listener: a bound TCP or Unix socket; it is closed with the server.
+    """
+
+    def __init__(self, app: ASGIApp, listener: socket.socket) -> None:
+        local = listener.family == socket.AF_UNIX
+        config = uvicorn.Config(
+            app,
+            http=LocalProtocol if local else GuardedProtocol,
+            ws="none",
+            lifespan="off",
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            proxy_headers=False,
+            backlog=BACKLOG,
+            timeout_keep_alive=KEEP_ALIVE_SECONDS,
+            timeout_graceful_shutdown=STOP_SECONDS,
+        )
+        self.listener = listener
+        self._server = _Embedded(config)
+        self._task: asyncio.Task[None] | None = None
+
+    @property
+    def port(self) -> int:
+        """The TCP port that is listened on."""
+        return int(self.listener.getsockname()[1])
+
+    async def start(self) -> None:
+        """Return once connections are accepted."""
+        serving = self._server.serve(sockets=[self.listener])
+        self._task = asyncio.create_task(serving, name="orchd-http")
+        while not self._server.started:
+            if self._task.done():
+                self._task.result()
+                raise RuntimeError("the HTTP server ended before it began")
+            # uvicorn offers nothing to wait for; this takes two or three turns.
+            await asyncio.wait((self._task,), timeout=0.005)
+
+    async def stop(self) -> None:
+        """Accept nothing more and return when every request has ended; idempotent.
+
+        Close the app's `Operations` first, so that streams and waiters end at once.
+        """
+        task, self._task = self._task, None
+        if task is None:
+            return
+        self._server.should_exit = True
+        await task
+        self.listener.close()
+
+
+def listen_tcp(host: str, port: int) -> socket.socket:
+    """Return a listening TCP socket; port 0 picks a free one.
+
+    Raises:
+        OSError: the address is taken or not this machine's.
+    """
+    host = host.strip("[]")
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind((host, port))
+        listener.listen(BACKLOG)
+        listener.setblocking(False)
+    except BaseException:
+        listener.close()
+        raise
+    return listener
+
+
+def listen_unix(path: str) -> socket.socket:
+    """Return a listening Unix socket that only this user can reach.
+
+    A socket left behind by a dead process is replaced. The caller makes sure that no
+    living one is: it holds the lock of the state.
+
+    Raises:
+        OSError: it cannot be made there.
+    """
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(path)
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    # The mode belongs to the file from its first moment on.
+    before = os.umask(0o177)
+    try:
+        listener.bind(path)
+    except BaseException:
+        listener.close()
+        raise
+    finally:
+        os.umask(before)
+    listener.listen(BACKLOG)
+    listener.setblocking(False)
+    return listener
