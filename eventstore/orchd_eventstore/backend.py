@@ -17,6 +17,7 @@ from orchd_eventstore.events import (
     Commit,
     Conflict,
 )
+from orchd_eventstore.news import News
 from orchd_eventstore.projection import Projection
 
 Projections = Mapping[str, Projection]
@@ -72,12 +73,9 @@ class Backend(Protocol):
         """Return the database's clock in microseconds."""
         ...
 
-    def wait(self, timeout_seconds: float) -> None:
-        """Block until another process may have committed, or until the timeout."""
-        ...
-
-    def wake(self) -> None:
-        """End all waits of this process."""
+    @property
+    def news(self) -> News:
+        """Hints that this process or another one may have committed."""
         ...
 
     def close(self) -> None:

@@ -14,13 +14,20 @@ def canonical_json(value: Any) -> str:
     a string is escaped, as JSON demands.
 
     Raises:
-        ValueError: NaN, an infinity, or a text with a lone surrogate.
+        ValueError: NaN, an infinity, a text with a lone surrogate, or too deep nesting.
         TypeError: a value that JSON cannot say, or a key that is no text.
     """
     _require_text_keys(value)
-    text = json.dumps(
-        value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False
-    )
+    try:
+        text = json.dumps(
+            value,
+            sort_keys=True,
+            separators=(",", ":"),
+            ensure_ascii=False,
+            allow_nan=False,
+        )
+    except RecursionError as error:
+        raise ValueError("a value is nested too deep") from error
     try:
         text.encode()
     except UnicodeEncodeError as error:

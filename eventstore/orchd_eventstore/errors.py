@@ -88,7 +88,9 @@ _RETRYABLE_STATES = frozenset(
         "25006",
     )
 )
-_REJECTING_CLASSES = ("22", "23")
+# Data exceptions, broken constraints, and what exceeds a limit of the server, such as a
+# text that is too long for an index.
+_REJECTING_CLASSES = ("22", "23", "54")
 
 
 @contextmanager
@@ -104,6 +106,19 @@ def translated(*, at_commit: bool = False) -> Iterator[None]:
         if not _is_driver_error(error):
             raise
         raise _translate(error, at_commit) from error
+
+
+@contextmanager
+def rejecting() -> Iterator[None]:
+    """Turn a value that no driver can carry into a rejection of its batch.
+
+    Integers beyond 64 bits and lone surrogates are refused by the client's side, before
+    the database sees them.
+    """
+    try:
+        yield
+    except (OverflowError, UnicodeEncodeError) as error:
+        raise BatchRejected(str(error)) from error
 
 
 def _is_driver_error(error: BaseException) -> bool:

@@ -6,7 +6,7 @@ import base64
 import logging
 import threading
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from typing import Any
 
 import msgspec
@@ -23,6 +23,7 @@ from orchd_eventstore.backend import (
 from orchd_eventstore.errors import (
     BatchRejected,
     CommandRepeated,
+    rejecting,
     translated,
 )
 from orchd_eventstore.events import (
@@ -35,6 +36,7 @@ from orchd_eventstore.events import (
     Outcome,
     Rejected,
 )
+from orchd_eventstore.news import News
 from orchd_eventstore.postgres_ddl import NOTIFY_CHANNEL, append_signature
 
 logger = logging.getLogger(__name__)
@@ -80,6 +82,8 @@ class PostgresBackend:
         )
         self._lock = threading.RLock()
         self._writer: Any = None
+        self._pipeline: Any = None
+        self._open = ExitStack()
         self._listener = _Listener(self._engine)
 
     @contextmanager
@@ -89,6 +93,10 @@ class PostgresBackend:
             if self._writer is None:
                 with translated():
                     self._writer = self._engine.raw_connection()
+                    # Leaving a pipeline costs a round trip, so it is never left.
+                    self._pipeline = self._open.enter_context(
+                        self._writer.driver_connection.pipeline()
+                    )
             connection = self._writer.driver_connection
             try:
                 yield connection
@@ -101,19 +109,20 @@ class PostgresBackend:
         writer, self._writer = self._writer, None
         if writer is not None:
             with suppress(Exception):
+                self._open.close()
+            with suppress(Exception):
                 writer.invalidate()
 
     @contextmanager
     def transaction(self) -> Iterator[PostgresTransaction]:
         with self._connection() as connection:
-            with connection.pipeline() as pipeline:
-                transaction = PostgresTransaction(self, connection, pipeline)
-                try:
-                    yield transaction
-                finally:
-                    transaction.rollback()
+            transaction = PostgresTransaction(self, connection, self._pipeline)
+            try:
+                yield transaction
+            finally:
+                transaction.rollback()
         if transaction.committed:
-            self._listener.tell()
+            self.news.tell()
 
     def append(
         self, items: Sequence[Append], command_id: str, blobs: Sequence[Blob]
@@ -131,7 +140,7 @@ class PostgresBackend:
             if answer["repeated"]:
                 with self.transaction() as transaction:
                     return transaction.resolve(items, command_id)
-        self._listener.tell()
+        self.news.tell()
         return commit_of(command_id, items, answer)
 
     def _call_alone(
@@ -142,10 +151,16 @@ class PostgresBackend:
         blobs: Sequence[Blob],
     ) -> dict[str, Any]:
         with translated(at_commit=True):
-            cursor = connection.execute(
-                self._call, self.parameters(items, command_id, blobs)
-            )
-            answer: dict[str, Any] = cursor.fetchone()[0]
+            parameters = self.parameters(items, command_id, blobs)
+            try:
+                cursor = connection.execute(self._call, parameters)
+                self._pipeline.sync()
+                answer: dict[str, Any] = cursor.fetchone()[0]
+            except Exception:
+                # An error leaves the pipeline aborted until it is synchronised.
+                with suppress(Exception):
+                    self._pipeline.sync()
+                raise
             return answer
 
     @property
@@ -156,7 +171,13 @@ class PostgresBackend:
     def parameters(
         self, items: Sequence[Append], command_id: str, blobs: Sequence[Blob]
     ) -> list[str | None]:
-        """Return a batch as the function's parameters."""
+        """Return a batch as the function's parameters; may raise `BatchRejected`."""
+        with rejecting():
+            return self._encoded(items, command_id, blobs)
+
+    def _encoded(
+        self, items: Sequence[Append], command_id: str, blobs: Sequence[Blob]
+    ) -> list[str | None]:
         rows: dict[tuple[str, bool], list[dict[str, Any]]] = {}
         for number, item in enumerate(items):
             if item.projection is not None:
@@ -194,11 +215,9 @@ class PostgresBackend:
             ).scalar_one()
         return int(micros)
 
-    def wait(self, timeout_seconds: float) -> None:
-        self._listener.wait(timeout_seconds)
-
-    def wake(self) -> None:
-        self._listener.tell()
+    @property
+    def news(self) -> News:
+        return self._listener.news
 
     def close(self) -> None:
         self._listener.close()
@@ -251,7 +270,11 @@ class PostgresTransaction:
     def _append(
         self, items: Sequence[Append], command_id: str, blobs: Sequence[Blob], *, last: bool
     ) -> Commit:
-        parameters = self._backend.parameters(items, command_id, blobs)
+        try:
+            parameters = self._backend.parameters(items, command_id, blobs)
+        except BatchRejected as rejected:
+            # Nothing has been sent, so there is nothing to undo.
+            return self._bisect(items, command_id, blobs, rejected)
         try:
             answer = self._call(parameters, last)
         except BatchRejected as rejected:
@@ -388,27 +411,18 @@ class _Listener:
 
     def __init__(self, engine: sa.Engine) -> None:
         self._engine = engine
-        self._news = threading.Condition()
-        self._count = 0
+        self._start_lock = threading.Lock()
         self._thread: threading.Thread | None = None
         self._closed = threading.Event()
+        self.news = News(self._start)
 
-    def tell(self) -> None:
-        """Wake whoever waits."""
-        with self._news:
-            self._count += 1
-            self._news.notify_all()
-
-    def wait(self, timeout_seconds: float) -> None:
-        """Block until there may be news, or until the timeout."""
-        with self._news:
+    def _start(self) -> None:
+        with self._start_lock:
             if self._thread is None and not self._closed.is_set():
                 self._thread = threading.Thread(
                     target=self._listen, name="eventstore-listen", daemon=True
                 )
                 self._thread.start()
-            seen = self._count
-            self._news.wait_for(lambda: self._count != seen, timeout_seconds)
 
     def _listen(self) -> None:
         while not self._closed.is_set():
@@ -424,10 +438,10 @@ class _Listener:
             connection = borrowed.driver_connection
             assert connection is not None
             connection.execute(f"LISTEN {NOTIFY_CHANNEL}")
-            self.tell()
+            self.news.tell()
             while not self._closed.is_set():
                 for _ in connection.notifies(timeout=0.5):
-                    self.tell()
+                    self.news.tell()
                     break
         finally:
             borrowed.invalidate()
@@ -435,6 +449,6 @@ class _Listener:
     def close(self) -> None:
         """Stop listening; idempotent."""
         self._closed.set()
-        self.tell()
+        self.news.tell()
         if self._thread is not None:
             self._thread.join(timeout=5)

@@ -30,6 +30,7 @@ from orchd_eventstore.errors import (
     BatchRejected,
     EventStoreError,
     StoreUnavailable,
+    rejecting,
     translated,
 )
 from orchd_eventstore.events import (
@@ -44,6 +45,7 @@ from orchd_eventstore.events import (
     RecordedEvent,
     Rejected,
 )
+from orchd_eventstore.news import News
 from orchd_eventstore.projection import Projection
 from orchd_eventstore.schema import instant_of, instant_text
 
@@ -80,8 +82,7 @@ class SqliteBackend:
         self._clock = clock or self._sql_clock
         self._module = driver()
         self._lock = threading.RLock()
-        self._news = threading.Condition()
-        self._commits = 0
+        self.news = News()
         self._read_only = read_only
         self._readers = sa.create_engine(
             "sqlite://",
@@ -147,7 +148,7 @@ class SqliteBackend:
                     with suppress(Exception):
                         self._writer.execute("ROLLBACK")
         if transaction.committed:
-            self.wake()
+            self.news.tell()
 
     def append(
         self, items: Sequence[Append], command_id: str, blobs: Sequence[Blob]
@@ -174,23 +175,13 @@ class SqliteBackend:
             days = "CAST((julianday('now') - 2440587.5) * 86400000000 AS INTEGER)"
             return int(connection.exec_driver_sql(f"SELECT {days}").scalar_one())
 
-    def wake(self) -> None:
-        with self._news:
-            self._commits += 1
-            self._news.notify_all()
-
-    def wait(self, timeout_seconds: float) -> None:
-        with self._news:
-            seen = self._commits
-            self._news.wait_for(lambda: self._commits != seen, timeout_seconds)
-
     def close(self) -> None:
         self._readers.dispose()
         with self._lock:
             writer, self._writer = self._writer, None
             if writer is not None:
                 writer.close()
-        self.wake()
+        self.news.tell()
 
 
 class _Statements:
@@ -263,7 +254,7 @@ class SqliteTransaction:
             return resolved(items, command_id, _instant(recorded_at), rows)
         self.execute("SAVEPOINT batch")
         try:
-            with translated():
+            with translated(), rejecting():
                 commit = self._store(items, command_id, blobs)
         except BatchRejected as rejected:
             self.execute("ROLLBACK TO batch")
@@ -311,6 +302,7 @@ class SqliteTransaction:
 
     def _win(self, item: Append) -> int | None:
         """Return the version that the item's events follow, or None if it loses."""
+        _require_no_nul(item)
         if item.projection is None:
             found = self._connection.execute(
                 "SELECT coalesce(max(version), 0) FROM events WHERE stream = ?",
@@ -364,6 +356,14 @@ class SqliteTransaction:
             " ON CONFLICT (name) DO UPDATE SET value = value + excluded.value",
             [(name, delta) for name, delta in totals.items() if delta],
         )
+
+
+def _require_no_nul(item: Append) -> None:
+    """Refuse the one character that PostgreSQL refuses, so that both store the same."""
+    texts = [item.stream, *(item.row or {}).values()]
+    texts += [event.type for event in item.events]
+    if any(isinstance(text, str) and "\0" in text for text in texts):
+        raise BatchRejected(f"a text of stream {item.stream!r} contains NUL")
 
 
 def _instant(text: str) -> int:

@@ -171,17 +171,25 @@ class EventStore:
         return self._read(query)
 
     def read_commit(self, command_id: str) -> list[RecordedEvent] | None:
-        """Return the events of a command's commit, or None if it is not in the log."""
+        """Return the events of a command, or None if it is not in the log.
+
+        The parts of a batch that had to be split belong to its command.
+        """
         table = schema.commits
-        query = sa.select(table.c.last_position, table.c.events).where(
-            table.c.command_id == command_id
+        named = table.c.command_id
+        query = (
+            sa.select(table.c.last_position, table.c.events)
+            .where(
+                (named == command_id) | named.startswith(command_id + "/", autoescape=True)
+            )
+            .order_by(table.c.last_position)
         )
         with self.connect_reader() as connection:
-            found = connection.execute(query).first()
-        if found is None:
+            found = connection.execute(query).all()
+        if not found:
             return None
-        last, count = found
-        return self.read_all(after=last - count, up_to=last, limit=count)
+        pages = (self.read_all(after=last - n, up_to=last, limit=n) for last, n in found)
+        return [event for page in pages for event in page]
 
     def _read(self, query: sa.Select[Any]) -> list[RecordedEvent]:
         with self.connect_reader() as connection:
@@ -236,26 +244,33 @@ class EventStore:
         """Follow the log from a position on; see `orchd_eventstore.subscription`."""
         return follow(
             lambda position, limit: self.read_all(after=position, limit=limit),
-            self._backend.wait,
+            self._backend.news,
             after=after,
             batch=batch,
         )
 
-    def wait(self, timeout_seconds: float) -> None:
-        """Block until somebody may have committed, or until the timeout."""
-        self._backend.wait(timeout_seconds)
+    def hints(self) -> int:
+        """Return how often somebody may have committed; see `wait`."""
+        return self._backend.news.count
+
+    def wait(self, timeout_seconds: float, *, seen: int | None = None) -> None:
+        """Block until somebody may have committed, or until the timeout.
+
+        Who looks at the log before waiting takes `hints()` before that look and hands it
+        in as `seen`: a commit between the look and the wait then ends the wait at once.
+        """
+        self._backend.news.wait(timeout_seconds, seen)
 
     def wake(self) -> None:
         """End all waits of this process."""
-        self._backend.wake()
+        self._backend.news.tell()
 
     def verify(self, progress: Progress | None = None) -> Verification:
         """Check the whole log against its hash chain, in bounded memory."""
-        head = self.head()
         with self.connect_reader() as connection:
             return verify_log(
                 connection,
-                head,
+                self.head,
                 lambda after, up_to: self.read_all(
                     after=after, up_to=up_to, limit=up_to - after
                 ),

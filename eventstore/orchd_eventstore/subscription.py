@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
+from contextlib import suppress
 
 from orchd_eventstore.errors import LogCorrupted, StoreUnavailable
 from orchd_eventstore.events import RecordedEvent
+from orchd_eventstore.news import News
 
 POLL_SECONDS = 1.0
 """Longest time between two looks at the log, should every hint be lost."""
@@ -14,7 +16,7 @@ POLL_SECONDS = 1.0
 
 async def follow(
     read: Callable[[int, int], list[RecordedEvent]],
-    wait: Callable[[float], None],
+    news: News,
     *,
     after: int,
     batch: int,
@@ -28,17 +30,21 @@ async def follow(
         LogCorrupted: a position is missing.
     """
     position = after
-    while True:
-        try:
-            events = await asyncio.to_thread(read, position, batch)
-        except StoreUnavailable:
-            events = []
-        if not events:
-            await asyncio.to_thread(wait, POLL_SECONDS)
-            continue
-        require_dense(position, events)
-        position = events[-1].position
-        yield events
+    # The wait is the loop's, not a thread's: idle subscribers must not use up the pool.
+    with news.watched() as hint:
+        while True:
+            hint.clear()
+            try:
+                events = await asyncio.to_thread(read, position, batch)
+            except StoreUnavailable:
+                events = []
+            if events:
+                require_dense(position, events)
+                position = events[-1].position
+                yield events
+            else:
+                with suppress(TimeoutError):
+                    await asyncio.wait_for(hint.wait(), POLL_SECONDS)
 
 
 def require_dense(after: int, events: list[RecordedEvent]) -> None:

@@ -13,6 +13,7 @@ from orchd_eventstore.chain import commit_hash
 from orchd_eventstore.events import Head, RecordedEvent
 from orchd_eventstore.schema import GENESIS_HASH
 from orchd_eventstore.schema import commits as commits_table
+from orchd_eventstore.schema import events as events_table
 
 PAGE_COMMITS = 500
 
@@ -54,11 +55,18 @@ class _Commit(NamedTuple):
 
 def verify_log(
     connection: sa.Connection,
-    head: Head,
+    read_head: Callable[[], Head],
     read_events: ReadEvents,
     progress: Progress | None = None,
 ) -> Verification:
-    """Walk through all commits; stops at the first that is not as it was written."""
+    """Walk through all commits; stops at the first that is not as it was written.
+
+    The log may grow meanwhile: what is checked ends at the head as it was when the walk
+    began. The bounds of all rows are taken before that head, so that a commit in
+    between lies within it.
+    """
+    lowest, highest = _bounds(connection)
+    head = read_head()
     checker = _Checker(read_events)
     for commit in _commits(connection, head.position):
         bad = checker.check(commit)
@@ -68,8 +76,31 @@ def verify_log(
             progress(checker.position, head.position)
     if progress is not None:
         progress(checker.position, head.position)
-    bad = checker.check_end(head, read_events(checker.position, head.position + 1))
+    bad = checker.check_end(head)
+    if bad is None and (lowest < 1 or highest > head.position):
+        bad = _outside(lowest, highest, head)
     return Verification(commits=checker.commits, events=checker.position, bad=bad)
+
+
+def _bounds(connection: sa.Connection) -> tuple[int, int]:
+    """Return the lowest and the highest position that any row of the log claims."""
+    columns = (events_table.c.position, commits_table.c.last_position)
+    lowest = [connection.scalar(sa.select(sa.func.min(column))) for column in columns]
+    highest = [connection.scalar(sa.select(sa.func.max(column))) for column in columns]
+    return (
+        min((bound for bound in lowest if bound is not None), default=1),
+        max((bound for bound in highest if bound is not None), default=0),
+    )
+
+
+def _outside(lowest: int, highest: int, head: Head) -> BadCommit:
+    return BadCommit(
+        command_id="",
+        first_position=min(lowest, head.position + 1),
+        last_position=max(highest, head.position),
+        why=f"rows lie at positions {lowest} to {highest},"
+        f" but the head says that the log goes from 1 to {head.position}",
+    )
 
 
 def _commits(connection: sa.Connection, up_to: int) -> Iterator[_Commit]:
@@ -100,6 +131,7 @@ class _Checker:
         self._page_end = 0
         self.position = 0
         self.hash = GENESIS_HASH
+        self.recorded_at: int | None = None
         self.commits = 0
 
     def check(self, commit: _Commit) -> BadCommit | None:
@@ -113,6 +145,7 @@ class _Checker:
                 why=why,
             )
         self.position, self.hash = commit.last_position, commit.hash
+        self.recorded_at = commit.recorded_at
         self.commits += 1
         return None
 
@@ -136,15 +169,19 @@ class _Checker:
             self._page = iter(self._read_events(start, self._page_end))
         yield from self._page
 
-    def check_end(self, head: Head, beyond: list[RecordedEvent]) -> BadCommit | None:
-        """Check that the log ends where its head says."""
-        if (head.position, head.hash) == (self.position, self.hash) and not beyond:
+    def check_end(self, head: Head) -> BadCommit | None:
+        """Check that the log ends where and how its head says."""
+        if head.position != self.position:
+            why = f"the log ends at position {self.position}, its head says {head.position}"
+        elif head.hash != self.hash:
+            why = "the head has another hash than the last commit"
+        elif self.commits and head.recorded_at != self.recorded_at:
+            why = "the head has another time than the last commit"
+        else:
             return None
         return BadCommit(
             command_id="",
             first_position=self.position + 1,
             last_position=max(head.position, self.position),
-            why=f"the log ends at position {self.position}, its head says {head.position}"
-            if head.position != self.position or beyond
-            else "the head has another hash than the last commit",
+            why=why,
         )

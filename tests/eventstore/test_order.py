@@ -1,0 +1,221 @@
+"""Positions are dense and in commit order, and nobody holds everybody up."""
+
+import random
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from orchd_eventstore import Appended, EventStore, StoreUnavailable
+from support.eventstores import bare, connected, create_schema, open_store, thing
+from support.postgres_proxy import PostgresProxy
+
+WRITERS = 8
+COMMITS_PER_WRITER = 40
+
+
+class _Undone(Exception):
+    """A writer changes its mind."""
+
+
+def _write(store: EventStore, writer: int) -> int:
+    """Commit, and give up one transaction in ten; return how many events were stored."""
+    choice = random.Random(writer)
+    stored = 0
+    for number in range(COMMITS_PER_WRITER):
+        items = [thing(f"{writer}-{number}", count=choice.randint(1, 3)), bare("shared")]
+        try:
+            with store.transaction() as tx:
+                tx.execute("SELECT count(*) FROM things")
+                if choice.random() < 0.1:
+                    tx.execute("DELETE FROM things")
+                    raise _Undone
+                commit = tx.append(items, command_id=f"{writer}/{number}")
+        except _Undone:
+            continue
+        assert all(isinstance(outcome, Appended) for outcome in commit.outcomes)
+        stored += (commit.last_position or 0) - (commit.first_position or 0) + 1
+    return stored
+
+
+def test_a_tailing_reader_loses_nothing_under_eight_writers(
+    store: EventStore, store_url: str
+) -> None:
+    """It remembers only the last position that it saw, while one in ten rolls back."""
+    done = threading.Event()
+    seen: list[int] = []
+
+    def tail() -> None:
+        last_look = False
+        while not last_look:
+            last_look = done.is_set()
+            while found := store.read_all(after=seen[-1] if seen else 0, limit=50):
+                seen.extend(each.position for each in found)
+
+    # On SQLite one process writes through one store; on PostgreSQL each has its own.
+    shared = store_url.startswith("sqlite")
+    stores = [store if shared else open_store(store_url) for _ in range(WRITERS)]
+    with ThreadPoolExecutor(WRITERS + 1) as executor:
+        tailing = executor.submit(tail)
+        try:
+            stored = sum(executor.map(_write, stores, range(WRITERS)))
+        finally:
+            done.set()
+        tailing.result(30)
+    assert seen == list(range(1, stored + 1))
+    versions = [each.version for each in store.read_stream("shared")]
+    assert versions == list(range(1, len(versions) + 1))
+    assert store.verify().ok
+    for each in stores:
+        each.close()
+
+
+def test_recorded_at_never_decreases_when_the_clock_jumps_back(sqlite_url: str) -> None:
+    create_schema(sqlite_url)
+    instants = iter([1_000_000, 5_000_000, 2_000_000, 2_000_001, 6_000_000])
+    store = open_store(sqlite_url, clock=lambda: next(instants))
+    for number in range(5):
+        store.append([bare("s")], command_id=f"c{number}")
+    found = [each.recorded_at for each in store.read_all()]
+    assert found == [1_000_000, 5_000_000, 5_000_000, 5_000_000, 6_000_000]
+    assert store.verify().ok
+    store.close()
+
+
+def test_recorded_at_never_decreases_below_the_head(
+    store: EventStore, store_url: str
+) -> None:
+    """The head may be ahead of the clock: a clock that was set back, or another server."""
+    with connected(store_url) as connection:
+        connection.exec_driver_sql(
+            "UPDATE log_head SET recorded_at = '2100-01-01T00:00:00.123456Z'"
+        )
+    commit = store.append([bare("s")], command_id="c")
+    assert commit.recorded_at == 4_102_444_800_123_456
+    assert store.head().recorded_at == commit.recorded_at
+    assert store.verify().ok
+
+
+def test_recorded_at_is_the_databases_clock(store: EventStore) -> None:
+    before = store.now()
+    commit = store.append([bare("s")], command_id="c")
+    assert commit.recorded_at is not None
+    # SQLite's own clock counts milliseconds.
+    assert before - 1_000 <= commit.recorded_at <= store.now() + 1_000
+    assert abs(before - time.time() * 1_000_000) < 5_000_000
+
+
+def test_a_frozen_client_holds_up_nobody_else(
+    proxied_store: EventStore, postgres_store: EventStore, proxy: PostgresProxy
+) -> None:
+    """It has read and locked its row; the others' commits take less than a second."""
+    postgres_store.append([thing("frozen"), thing("free")], command_id="before")
+    proxy.hold(b"eventstore_append")
+    with ThreadPoolExecutor(1) as executor:
+        frozen = executor.submit(_lock_and_append, proxied_store)
+        assert proxy.held.wait(10)
+        for number in range(1, 6):
+            began = time.monotonic()
+            postgres_store.append(
+                [thing("free", number), bare("s")], command_id=f"c{number}"
+            )
+            assert time.monotonic() - began < 1
+        proxy.release()
+        assert frozen.result(10)
+    assert postgres_store.verify().ok
+
+
+def _lock_and_append(store: EventStore) -> bool:
+    with store.transaction() as tx:
+        tx.execute("SELECT 1 FROM things WHERE id = 'frozen' FOR UPDATE")
+        commit = tx.append([thing("frozen", 1)], command_id="frozen")
+    return isinstance(commit.outcomes[0], Appended)
+
+
+def test_who_waits_for_a_lock_too_long_is_told_to_try_again(
+    postgres_store: EventStore, postgres_store_url: str
+) -> None:
+    postgres_store.append([thing("a")], command_id="before")
+    with connected(postgres_store_url) as connection:
+        connection.exec_driver_sql("SELECT 1 FROM things WHERE id = 'a' FOR UPDATE")
+        with pytest.raises(StoreUnavailable):
+            postgres_store.append([thing("a", 1)], command_id="c")
+    assert not postgres_store.append([thing("a", 1)], command_id="c").repeated
+
+
+def test_crossing_batches_do_not_deadlock(
+    postgres_store: EventStore, postgres_store_url: str
+) -> None:
+    """Rows are locked by key, whatever the order of the items."""
+    names = [f"n{number:02}" for number in range(30)]
+    postgres_store.append([thing(name) for name in names], command_id="before")
+    stores = [open_store(postgres_store_url) for _ in range(4)]
+
+    def work(number: int) -> int:
+        choice = random.Random(number)
+        won = 0
+        for turn in range(30):
+            versions = {
+                each.stream.removeprefix("thing-"): each.version
+                for each in stores[number].read_all(limit=100_000)
+                if each.stream.startswith("thing-")
+            }
+            items = [thing(name, versions[name]) for name in choice.sample(names, 20)]
+            commit = stores[number].append(items, command_id=f"{number}/{turn}")
+            won += sum(isinstance(outcome, Appended) for outcome in commit.outcomes)
+        return won
+
+    with ThreadPoolExecutor(4) as executor:
+        won = sum(executor.map(work, range(4)))
+    assert postgres_store.head().position == 30 + won
+    assert postgres_store.verify().ok
+    for store in stores:
+        store.close()
+
+
+def test_an_append_is_one_round_trip(
+    proxied_store: EventStore, proxy: PostgresProxy
+) -> None:
+    for number in range(8):  # the driver prepares a statement that it has seen often
+        proxied_store.append([bare("warm")], command_id=f"warm{number}")
+    before = proxy.round_trips
+    proxied_store.append([thing(f"n{n}") for n in range(100)], command_id="c")
+    assert proxy.round_trips - before == 1
+
+
+def test_a_transaction_with_one_read_is_two_round_trips(
+    proxied_store: EventStore, proxy: PostgresProxy
+) -> None:
+    for number in range(8):
+        _read_and_append(proxied_store, f"warm{number}")
+    before = proxy.round_trips
+    _read_and_append(proxied_store, "c")
+    assert proxy.round_trips - before == 2
+
+
+def _read_and_append(store: EventStore, name: str) -> None:
+    with store.transaction() as tx:
+        tx.execute("SELECT count(*) FROM things")
+        tx.append([thing(name), bare("s")], command_id=name)
+
+
+def test_updates_stay_quick_while_the_table_grows(
+    postgres_store: EventStore,
+) -> None:
+    """A plan that was made for an empty table must not be kept for a large one."""
+
+    def seconds_for_updates(start: int, version: int) -> float:
+        began = time.monotonic()
+        for number in range(10):
+            items = [thing(f"{start + number:06}", version)]
+            postgres_store.append(items, command_id=f"u{start}-{number}-{version}")
+        return time.monotonic() - began
+
+    postgres_store.append([thing(f"{n:06}") for n in range(10)], command_id="first")
+    small = min(seconds_for_updates(0, version) for version in range(1, 4))
+    for page in range(1, 41):
+        items = [thing(f"{page * 1000 + n:06}") for n in range(1000)]
+        postgres_store.append(items, command_id=f"page{page}")
+    large = min(seconds_for_updates(5000, version) for version in range(1, 4))
+    assert large < small * 4 + 0.02, (small, large)
