@@ -15,15 +15,29 @@ PROMOTED_MAX = 1_000
 """Most timers that one claim promotes."""
 DEPTH_COUNTER = "queue/{queue}/{status}"
 
-_CANDIDATES = f"""\
-SELECT {columns(TASK_COLUMNS, "t")}, r.priority, r.ready_at
-FROM ready AS r JOIN tasks AS t ON t.id = r.task_id
-WHERE t.status = 'pending' AND (t.waiting_reason IS NULL OR t.waiting_until <= ?)
-  AND {{eligible}}
-ORDER BY r.priority DESC, r.ready_at, r.task_id
-LIMIT ? FOR UPDATE OF t SKIP LOCKED"""
-# The task's own columns are asked again because PostgreSQL checks a row that changed while
-# it was being locked against these conditions, but never looks at its ready row again.
+LOCKED_MAX = 1_000
+"""How many candidates other claims may hold before this one looks no further."""
+
+_ELIGIBLE = """\
+SELECT * FROM ready AS r WHERE {eligible}
+  ORDER BY r.priority DESC, r.ready_at, r.task_id LIMIT ?"""
+_PENDING = (
+    "t.id = r.task_id AND t.status = 'pending'"
+    " AND (t.waiting_reason IS NULL OR t.waiting_until <= ?)"
+)
+_COLUMNS = f"{columns(TASK_COLUMNS, 't')}, r.priority, r.ready_at"
+
+# The inner limit and the lateral join leave PostgreSQL one plan, with statistics and
+# without: along `ready` in order, one task at a time, until there are enough. The task's
+# own columns are asked because a row that changed while it was being locked is checked
+# against these conditions again, and its ready row is not.
+_CANDIDATES_POSTGRESQL = f"""\
+SELECT {_COLUMNS} FROM ({_ELIGIBLE}) AS r
+CROSS JOIN LATERAL (
+  SELECT * FROM tasks AS t WHERE {_PENDING} FOR UPDATE SKIP LOCKED
+) AS t LIMIT ?"""
+_CANDIDATES_SQLITE = f"""\
+SELECT {_COLUMNS} FROM ({_ELIGIBLE}) AS r CROSS JOIN tasks AS t ON {_PENDING} LIMIT ?"""
 
 WORKER_SHARED = "SELECT fenced FROM workers WHERE id = ? FOR SHARE"
 WORKER_EXCLUSIVE = "SELECT fenced FROM workers WHERE id = ? FOR UPDATE"
@@ -83,8 +97,9 @@ def _search(
         eligible.add("r.queue <> ALL(?)", dialect.array(excluded))
     if only is not None:
         eligible.add("r.queue = ?", only)
-    parameters = (claim.now, *eligible.parameters, limit)
-    return _CANDIDATES.format(eligible=eligible.text), parameters
+    text = _CANDIDATES_POSTGRESQL if dialect.is_postgresql else _CANDIDATES_SQLITE
+    parameters = (*eligible.parameters, limit + LOCKED_MAX, claim.now, limit)
+    return text.format(eligible=eligible.text), parameters
 
 
 class _Conditions:

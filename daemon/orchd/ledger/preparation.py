@@ -99,10 +99,13 @@ class Preparation:
         return []
 
     def decide(self) -> None:
-        """Decide everything but claims on what is loaded or known."""
+        """Decide everything on what is known, without a claim or anything read."""
+        self._decide_all()
+        self.plan.finish()
+
+    def _decide_all(self) -> None:
         for index, request in self._requests:
             self._decide_one(index, request)
-        self.plan.finish()
 
     def _decide_one(self, index: int, request: Request) -> None:
         plan = self.plan
@@ -129,7 +132,7 @@ class Preparation:
         self._read_states(batch)
         self._read_claims(batch)
         batch.run()
-        self.decide()
+        self._decide_all()
         if self._limits:
             self._search_limited(transaction)
         for claim in self._searches:

@@ -43,7 +43,7 @@ def names_of(text: str) -> tuple[str, ...]:
 
 def task_row(state: TaskState) -> dict[str, Any]:
     """Return the row of table `tasks` for a state."""
-    row: dict[str, Any] = {name: getattr(state, name) for name in TASK_COLUMNS}
+    row: dict[str, Any] = msgspec.structs.asdict(state)
     row["status"] = state.status.value
     row["phase"] = state.phase.value
     row["verifiers"] = names_text(state.verifiers)

@@ -6,6 +6,7 @@ left to do), or raises `Refused`. The clock is the command's `now`.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -18,6 +19,8 @@ from orchd.tasks.failures import ErrorClass, fingerprint
 from orchd.tasks.state import Phase, ReleaseReason, TaskState
 
 MICROSECONDS = 1_000_000
+INSTANT_MAX = 2**62
+"""An instant far beyond any calendar; keeps instants within 64 bits."""
 
 Events = tuple[e.TaskEvent, ...]
 
@@ -53,7 +56,18 @@ def decide(state: TaskState | None, command: c.TaskCommand) -> Events:
 def _submit(state: TaskState | None, command: c.Submit) -> Events:
     if state is not None:
         raise Refused("conflict", f"task {state.id} exists")
-    return (command.submitted,)
+    return (_with_finite_limits(command.submitted),)
+
+
+def _with_finite_limits(event: e.TaskSubmitted) -> e.TaskSubmitted:
+    execute = _finite(event.execute_timeout_seconds)
+    verify = _finite(event.verify_timeout_seconds)
+    limits = (event.execute_timeout_seconds, event.verify_timeout_seconds)
+    if limits == (execute, verify):
+        return event
+    return msgspec.structs.replace(
+        event, execute_timeout_seconds=execute, verify_timeout_seconds=verify
+    )
 
 
 def _owns(state: TaskState, token: int) -> bool:
@@ -97,7 +111,7 @@ def is_ready(state: TaskState, now: int) -> bool:
 def _deadline(now: int, timeout_seconds: float | None) -> int | None:
     if timeout_seconds is None:
         return None
-    return now + round(timeout_seconds * MICROSECONDS)
+    return now + round(min(timeout_seconds * MICROSECONDS, INSTANT_MAX - now))
 
 
 def _record_result(state: TaskState, command: c.RecordResult) -> Events:
@@ -110,7 +124,7 @@ def _executed(state: TaskState, output: c.Output, now: int) -> e.TaskExecuted:
     return e.TaskExecuted(
         run=state.runs,
         result=output.result,
-        confidence=output.confidence,
+        confidence=_finite(output.confidence),
         result_metadata=output.metadata,
         deadline=_deadline(now, state.verify_timeout_seconds),
     )
@@ -123,8 +137,13 @@ def _verified(state: TaskState, verdict: c.Verdict, passed: bool) -> e.TaskVerif
         verifier=verdict.verifier,
         feedback=verdict.feedback,
         issues=verdict.issues,
-        confidence=verdict.confidence,
+        confidence=_finite(verdict.confidence),
     )
+
+
+def _finite(number: float | None) -> float | None:
+    # JSON has neither infinity nor NaN: the log would hold null, the state another value.
+    return number if number is not None and math.isfinite(number) else None
 
 
 def _record_pass(state: TaskState, command: c.RecordPass) -> Events:
@@ -141,6 +160,7 @@ def _complete(state: TaskState, command: c.Complete) -> Events:
     recorded = state.phase is Phase.VERIFY
     if recorded == (command.output is not None):
         raise Refused("conflict", f"task {state.id}: one result, recorded or given")
+    _require_passes(state, command)
     completed = e.TaskCompleted(
         run=state.runs, token=command.token, verifiers=command.verifiers
     )
@@ -148,7 +168,7 @@ def _complete(state: TaskState, command: c.Complete) -> Events:
         completed = msgspec.structs.replace(
             completed,
             result=command.output.result,
-            confidence=command.output.confidence,
+            confidence=_finite(command.output.confidence),
             result_metadata=command.output.metadata,
         )
     if command.verdict is None:
@@ -156,8 +176,18 @@ def _complete(state: TaskState, command: c.Complete) -> Events:
     return (_verified(state, command.verdict, passed=True), completed)
 
 
+def _require_passes(state: TaskState, command: c.Complete) -> None:
+    passed = {*state.passed_verifiers, *command.verifiers}
+    if command.verdict is not None:
+        passed.add(command.verdict.verifier)
+    missing = [name for name in state.verifiers if name not in passed]
+    if missing:
+        detail = f"task {state.id} has not been passed by {', '.join(missing)}"
+        raise Refused("conflict", detail)
+
+
 def _refuse(state: TaskState, command: c.Refuse) -> Events:
-    first = _late_executed(state, command.output, command.now)
+    first = _executed_unless_recorded(state, command.output, command.now)
     verdict = _verified(state, command.verdict, passed=False)
     end = _end_attempt(
         state,
@@ -170,7 +200,9 @@ def _refuse(state: TaskState, command: c.Refuse) -> Events:
     return (*first, verdict, end)
 
 
-def _late_executed(state: TaskState, output: c.Output | None, now: int) -> Events:
+def _executed_unless_recorded(
+    state: TaskState, output: c.Output | None, now: int
+) -> Events:
     if output is None:
         _require_result(state)
         return ()
@@ -203,10 +235,11 @@ def _end_attempt(
     retry_at: int,
     final: bool,
 ) -> e.TaskEvent:
+    if state.cancel_requested:
+        # Nobody wants it any more; a dead letter could be requeued with all the others.
+        return e.TaskCancelled(run=state.runs)
     if final or state.attempts >= state.max_attempts:
         return _failed(state, error_class, error, feedback)
-    if state.cancel_requested:
-        return e.TaskCancelled(run=state.runs)
     return e.TaskRetried(
         run=state.runs,
         run_at=retry_at,
@@ -230,11 +263,11 @@ def _failed(
 
 
 def _fail_verification(state: TaskState, command: c.FailVerification) -> Events:
-    first = _late_executed(state, command.output, command.now)
-    if state.verify_errors + 1 >= command.max_verify_errors:
-        return (*first, _failed(state, ErrorClass.VERIFIER_ERROR, command.error))
+    first = _executed_unless_recorded(state, command.output, command.now)
     if state.cancel_requested:
         return (*first, e.TaskCancelled(run=state.runs))
+    if state.verify_errors + 1 >= command.max_verify_errors:
+        return (*first, _failed(state, ErrorClass.VERIFIER_ERROR, command.error))
     released = e.TaskReleased(
         run=state.runs,
         reason=ReleaseReason.VERIFIER_ERROR.value,

@@ -7,9 +7,15 @@ fields can be added and no old event ever changes its meaning.
 
 from __future__ import annotations
 
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import msgspec
+
+if TYPE_CHECKING:
+    OptionalRaw: TypeAlias = msgspec.Raw | None
+else:
+    # msgspec decodes any value into a Raw, but into a union with None only null.
+    OptionalRaw = msgspec.Raw
 
 SCHEMA_VERSION = 1
 """The version that `meta.schema` carries for events written by this program."""
@@ -29,6 +35,20 @@ class BlobReference(msgspec.Struct, frozen=True):
 
 
 Body: TypeAlias = str | BlobReference
+
+REFERENCE_MARK = '{"$blob":'
+"""How the stored form of a `BlobReference` begins. Whoever writes an event stores a user's
+own payload that begins so as a blob, so that nobody takes it for a reference."""
+
+
+def read_reference(text: str) -> BlobReference | None:
+    """Return the reference that a payload's JSON text is; None when it is a payload."""
+    if not text.startswith(REFERENCE_MARK):
+        return None
+    try:
+        return msgspec.json.decode(text, type=BlobReference)
+    except msgspec.ValidationError:
+        return None
 
 
 class EventMeta(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
@@ -54,8 +74,8 @@ class TaskSubmitted(Event, frozen=True, kw_only=True):
     """A task was accepted."""
 
     description: Body
-    payload: msgspec.Raw | None = None
-    """Any JSON value; an object with the single key `$blob` is a `BlobReference`."""
+    payload: OptionalRaw = None
+    """Any JSON value but null; text that begins with `REFERENCE_MARK` is a reference."""
     executor: str
     verifiers: tuple[str, ...] = ()
     queue: str = "default"
@@ -65,7 +85,7 @@ class TaskSubmitted(Event, frozen=True, kw_only=True):
     max_attempts: int
     execute_timeout_seconds: float | None = None
     verify_timeout_seconds: float | None = None
-    metadata: msgspec.Raw | None = None
+    metadata: OptionalRaw = None
     """The user's JSON object."""
     labels: dict[str, str] = {}
     lane: str | None = None
@@ -96,7 +116,7 @@ class TaskExecuted(Event, frozen=True, kw_only=True):
     run: int
     result: Body
     confidence: float | None = None
-    result_metadata: msgspec.Raw | None = None
+    result_metadata: OptionalRaw = None
     deadline: int | None = None
 
 
@@ -129,7 +149,7 @@ class TaskCompleted(Event, frozen=True, kw_only=True):
     token: int
     result: Body | None = None
     confidence: float | None = None
-    result_metadata: msgspec.Raw | None = None
+    result_metadata: OptionalRaw = None
     verifiers: tuple[str, ...] = ()
     """The verifiers that passed within this same commit."""
 

@@ -47,15 +47,18 @@ class ErrorClass(StrEnum):
 DEPENDENCY_CLASSES = frozenset({ErrorClass.DEPENDENCY, ErrorClass.RATE_LIMITED})
 """What counts against a breaker besides a timeout of a remote call and exit code 75."""
 
-_VARIABLE_PARTS = re.compile(r"0x[0-9a-fA-F]+|[0-9a-f]{8,}|\d+")
+_VARIABLE_PARTS = re.compile(
+    r"[0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}"
+    r"|0x[0-9a-fA-F]+|[0-9a-fA-F]{8,}|\d+"
+)
 _FINGERPRINT_LENGTH = 16
 
 
 def fingerprint(error_class: ErrorClass, error: str) -> str:
     """Return a short text that is equal for failures of the same kind.
 
-    Numbers, addresses and long hexadecimal words are what differs between two failures
-    of one cause, so they are masked before hashing (SHA-256, first 16 hex digits).
+    Numbers, addresses, UUIDs and long hexadecimal words are what differs between two
+    failures of one cause, so they are masked before hashing (SHA-256, first 16 digits).
     """
     first_line = error.strip().partition("\n")[0]
     masked = _VARIABLE_PARTS.sub("#", first_line)

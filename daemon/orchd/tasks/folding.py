@@ -41,9 +41,8 @@ def evolve(state: TaskState | None, stamped: Stamped) -> TaskState:
             raise BrokenStream(f"stream of task {stamped.task_id} has no submission")
         return _submitted(stamped, stamped.event)
     changes = _CHANGES[type(stamped.event)](state, stamped.event, stamped.meta.at)
-    return msgspec.structs.replace(
-        state, version=stamped.version, updated_at=stamped.meta.at, **changes
-    )
+    changed = {"version": stamped.version, "updated_at": stamped.meta.at} | changes
+    return msgspec.structs.replace(state, **changed)
 
 
 def fold(history: Iterable[Stamped]) -> TaskState | None:
@@ -99,13 +98,15 @@ def split_body(body: e.Body) -> tuple[str | None, str | None]:
 
 
 def split_payload(payload: msgspec.Raw | None) -> tuple[str | None, str | None]:
-    """Return a payload as (inline JSON text, blob hash); both None without one."""
-    if payload is None:
+    """Return a payload as (inline JSON text, blob hash); both None without one.
+
+    A payload of `null` is none: the log cannot tell the two apart.
+    """
+    text = _raw_text(payload)
+    if text is None or text == "null":
         return None, None
-    text = bytes(payload).decode()
-    if text.startswith('{"$blob":'):
-        return None, msgspec.json.decode(text, type=e.BlobReference).hash
-    return text, None
+    reference = e.read_reference(text)
+    return (text, None) if reference is None else (None, reference.hash)
 
 
 def _raw_text(raw: msgspec.Raw | None) -> str | None:
@@ -146,7 +147,8 @@ _NO_ERROR: Changes = {"error": None, "error_class": None, "fingerprint": None}
 def _on_started(state: TaskState, event: e.TaskStarted, at: int) -> Changes:
     return _NOT_WAITING | {
         "status": TaskStatus.IN_PROGRESS,
-        "phase": Phase(event.phase),
+        # A phase that a newer release added reads as the one that loses nothing.
+        "phase": Phase.VERIFY if event.phase == Phase.VERIFY else Phase.EXECUTE,
         "runs": event.run,
         "attempts": event.attempt,
         "token": event.token,
@@ -185,6 +187,7 @@ def _on_retried(state: TaskState, event: e.TaskRetried, at: int) -> Changes:
     delayed = event.run_at > at
     changes = (
         _NOT_RUNNING
+        | _NOT_WAITING
         | _NO_RESULT
         | {
             "status": TaskStatus.PENDING,
@@ -209,6 +212,7 @@ def _with_feedback(changes: Changes, feedback: str | None) -> Changes:
 def _on_completed(state: TaskState, event: e.TaskCompleted, at: int) -> Changes:
     changes = (
         _NOT_RUNNING
+        | _NOT_WAITING
         | _NO_ERROR
         | {
             "status": TaskStatus.COMPLETED,
@@ -228,7 +232,7 @@ def _on_completed(state: TaskState, event: e.TaskCompleted, at: int) -> Changes:
 
 
 def _on_failed(state: TaskState, event: e.TaskFailed, at: int) -> Changes:
-    changes = _NOT_RUNNING | {
+    changes = (_NOT_RUNNING | _NOT_WAITING) | {
         "status": TaskStatus.FAILED,
         "error": event.error,
         "error_class": event.error_class,
@@ -240,7 +244,7 @@ def _on_failed(state: TaskState, event: e.TaskFailed, at: int) -> Changes:
     return _with_feedback(changes, event.feedback)
 
 
-_WAITING_FOR = {
+_WAITING_FOR: dict[str, WaitingReason] = {
     ReleaseReason.VERIFIER_ERROR: WaitingReason.BACKOFF,
     ReleaseReason.LATER: WaitingReason.TIME,
     ReleaseReason.BREAKER: WaitingReason.BREAKER,
@@ -261,14 +265,19 @@ def _on_released(state: TaskState, event: e.TaskReleased, at: int) -> Changes:
     if event.reason == ReleaseReason.VERIFIER_ERROR:
         changes["verify_errors"] = state.verify_errors + 1
     if event.error_class is not None:
-        changes |= {"error_class": event.error_class, "error": event.error}
+        changes |= {
+            "error_class": event.error_class,
+            "error": event.error,
+            "fingerprint": None,
+        }
     return changes
 
 
 def _waiting_after(event: e.TaskReleased, at: int) -> Changes:
     if event.until is None or event.until <= at:
         return _NOT_WAITING
-    reason = _WAITING_FOR.get(ReleaseReason(event.reason), WaitingReason.TIME)
+    # A reason that a newer release added still says until when.
+    reason = _WAITING_FOR.get(event.reason, WaitingReason.TIME)
     return {
         "waiting_reason": reason.value,
         "waiting_until": event.until,
@@ -320,7 +329,8 @@ def _on_discarded(state: TaskState, event: e.TaskDiscarded, at: int) -> Changes:
 
 
 def _on_late_result(state: TaskState, event: e.TaskLateResultRejected, at: int) -> Changes:
-    return {}
+    # To the task nothing happened, so a dead letter does not get younger by it.
+    return {"updated_at": state.updated_at}
 
 
 _CHANGES: dict[type[Any], Callable[[TaskState, Any, int], Changes]] = {
