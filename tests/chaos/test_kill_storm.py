@@ -29,5 +29,7 @@ def test_a_storm_of_kills_loses_nothing_on_sqlite(home: Path) -> None:
 
 
 @pytest.mark.timeout(1800)
-def test_a_storm_of_kills_loses_nothing_on_postgresql(home: Path, postgres_url: str) -> None:
+def test_a_storm_of_kills_loses_nothing_on_postgresql(
+    home: Path, postgres_url: str
+) -> None:
     storm(home, postgres_url, tasks=TASKS, kills=KILLS, seed=SEED)

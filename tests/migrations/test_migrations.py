@@ -1,9 +1,11 @@
-"""The migrations build exactly the declared schema, once, and refuse what they don't know."""
+"""The migrations build exactly the declared schema, and refuse what they don't know."""
 
 from __future__ import annotations
 
 import re
 import threading
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -21,15 +23,15 @@ def engine_for(url: str) -> sa.Engine:
 
 
 @pytest.fixture
-def second_url(database_url: str, request: pytest.FixtureRequest, tmp_path: Any) -> str:
+def second_url(
+    database_url: str, request: pytest.FixtureRequest, tmp_path: Path
+) -> Iterator[str]:
     """Another empty database of the same kind."""
     if database_url.startswith("sqlite"):
-        return f"sqlite:///{tmp_path / 'second.sqlite'}"
-    server = request.getfixturevalue("postgres_server")
-    context = server.database()
-    url: str = context.__enter__()
-    request.addfinalizer(lambda: context.__exit__(None, None, None))
-    return url
+        yield f"sqlite:///{tmp_path / 'second.sqlite'}"
+        return
+    with request.getfixturevalue("postgres_server").database() as url:
+        yield url
 
 
 _POSTGRES_FACTS = {
@@ -142,7 +144,8 @@ def test_an_upgrade_that_breaks_off_leaves_nothing_behind(
 def test_two_upgraders_take_turns(postgres_url: str) -> None:
     done: list[list[str]] = []
     threads = [
-        threading.Thread(target=lambda: done.append(upgrade(postgres_url))) for _ in range(4)
+        threading.Thread(target=lambda: done.append(upgrade(postgres_url)))
+        for _ in range(4)
     ]
     for thread in threads:
         thread.start()

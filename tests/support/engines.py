@@ -26,8 +26,8 @@ from orchd.ledger.port import (
     Origin,
     Outcome,
     Refusal,
-    Submitted,
     SubmitTask,
+    Submitted,
 )
 from orchd.system import RealSystem
 from orchd.tasks.commands import Submit
@@ -44,7 +44,9 @@ class ScriptedExecutor:
 
     kind = "scripted"
 
-    def __init__(self, body: Body | None = None, *, name: str = "work", exclusive: bool = False):
+    def __init__(
+        self, body: Body | None = None, *, name: str = "work", exclusive: bool = False
+    ) -> None:
         self.name = name
         self.exclusive = exclusive
         self.calls: list[RunContext] = []
@@ -71,7 +73,7 @@ class ScriptedVerifier:
 
     def __init__(
         self, answers: Sequence[Any] = (), *, name: str = "judge", inline: bool = False
-    ):
+    ) -> None:
         self.name = name
         self.inline = inline
         self.answers = list(answers)

@@ -79,7 +79,6 @@ class Engine:
         self._verifiers = dict(verifiers)
         self._runs: dict[tuple[str, int], Run] = {}
         self._quiet = asyncio.Event()
-        self._lost_ids: list[str] = []
         self.committer = Committer(ledger, system, self.newsroom)
         self.lease = LeaseKeeper(
             ledger=ledger,
@@ -89,6 +88,7 @@ class Engine:
             lease_seconds=settings.worker.lease_seconds,
             on_fenced=self._on_fenced,
             on_expired=self._on_lease_expired,
+            on_registered=self.wake,
         )
         self.breakers = BreakerWatch(
             ledger=ledger,
@@ -119,7 +119,7 @@ class Engine:
             interval_seconds=settings.worker.lease_seconds / 4,
             lease_seconds=settings.worker.lease_seconds,
             offer=self.offer,
-            own_ids=lambda: self._lost_ids,
+            is_running=lambda state: (state.id, state.token or 0) in self._runs,
         )
         self._watch = LedgerWatch(self, interval_seconds=WATCH_SECONDS)
 
@@ -351,7 +351,6 @@ class Engine:
                 self.stop_run(run, Stop.CANCEL)
 
     def _on_fenced(self, worker_id: str) -> None:
-        self._lost_ids.append(worker_id)
         self.newsroom.lease_lost(worker_id)
         self._on_lease_expired()
 

@@ -22,7 +22,8 @@ class LeaseKeeper(Service):
 
     Losing the database fences nobody: the runs go on and their results are offered with
     their own tokens. `on_expired` is called when the lease has run out by this machine's
-    clock, `on_fenced` when the database says that the worker was declared dead.
+    clock, `on_fenced` when the database says that the worker was declared dead, and
+    `on_registered` when it may claim again after that.
     """
 
     name = "lease"
@@ -37,6 +38,7 @@ class LeaseKeeper(Service):
         lease_seconds: float,
         on_fenced: Callable[[str], None],
         on_expired: Callable[[], None],
+        on_registered: Callable[[], None],
     ) -> None:
         super().__init__(system, lease_seconds / RENEWALS_PER_LEASE)
         self._ledger = ledger
@@ -44,6 +46,7 @@ class LeaseKeeper(Service):
         self._lease_seconds = lease_seconds
         self._on_fenced = on_fenced
         self._on_expired = on_expired
+        self._on_registered = on_registered
         self._renewed = system.monotonic()
         self._held_since = self._renewed
         self.worker = worker
@@ -100,6 +103,7 @@ class LeaseKeeper(Service):
         self._on_fenced(lost)
         self.worker = msgspec.structs.replace(self.worker, id=self._system.new_id())
         await self.register()
+        self._on_registered()
 
     def _dated(self, worker: WorkerView) -> WorkerView:
         now = self._clock.now()

@@ -41,7 +41,7 @@ class Recovery(Service):
         interval_seconds: float,
         lease_seconds: float,
         offer: Callable[[Request], asyncio.Future[Outcome]],
-        own_ids: Callable[[], Sequence[str]],
+        is_running: Callable[[TaskState], bool],
     ) -> None:
         super().__init__(system, interval_seconds)
         self._ledger = ledger
@@ -49,7 +49,7 @@ class Recovery(Service):
         self._lease = lease
         self._lease_seconds = lease_seconds
         self._offer = offer
-        self._own_ids = own_ids
+        self._is_running = is_running
         self._host, self._boot = machine.host_name(), machine.boot_id()
 
     async def tick(self) -> None:
@@ -78,14 +78,15 @@ class Recovery(Service):
         return worker.process_start is not None and started != worker.process_start
 
     async def _release_all(self, worker: WorkerView) -> None:
-        if worker.id in self._own_ids():
-            # A lease of this very process that was taken away: its runs may still be at
-            # work here, and whoever fenced it releases them.
-            return
         released = 0
         while held := await self._ledger.held_by(worker.id, limit=BATCH_TASKS_MAX):
-            await self._release(worker.id, held)
-            released += len(held)
+            # A lease of this very process may have been taken away while its runs went on.
+            # They still may end well, so they keep their tasks, and the row its place.
+            orphans = [state for state in held if not self._is_running(state)]
+            if not orphans:
+                return
+            await self._release(worker.id, orphans)
+            released += len(orphans)
         await self._ledger.retire_worker(worker.id)
         logger.info(
             "worker %s on %s is dead; released %d tasks", worker.id, worker.host, released

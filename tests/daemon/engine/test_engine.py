@@ -29,7 +29,6 @@ from support.engines import (
     Harness,
     ScriptedExecutor,
     ScriptedVerifier,
-    data_of,
     settings_for,
     until,
 )
@@ -226,7 +225,9 @@ async def test_an_error_that_cannot_be_printed_is_recorded(start: Open) -> None:
     assert "Unprintable" in ((await harness.task("a")).error or "")
 
 
-@pytest.mark.parametrize("rubbish", [None, 7, "text", object(), Passed()], ids=repr)
+@pytest.mark.parametrize(
+    "rubbish", [None, 7, "text", object(), Passed()], ids=lambda value: type(value).__name__
+)
 async def test_rubbish_instead_of_an_answer_is_a_failure(start: Open, rubbish: Any) -> None:
     async def work(context: RunContext) -> Any:
         return rubbish
@@ -676,3 +677,49 @@ async def test_a_poison_task_is_cornered_and_bystanders_clear_themselves(
         assert (await last.task("bystander")).status is TaskStatus.COMPLETED
     finally:
         await last.close()
+
+
+async def test_a_fenced_worker_starts_over_and_its_late_result_is_rejected(
+    postgres_url: str,
+) -> None:
+    begun, go_on = asyncio.Event(), asyncio.Event()
+
+    async def slow(context: RunContext) -> ExecutorAnswer:
+        begun.set()
+        await go_on.wait()
+        return Success(output="late")
+
+    settings = settings_for(postgres_url, lease_seconds=1.0)
+    first = await Harness.open(postgres_url, [ScriptedExecutor(slow)], settings=settings)
+    second = await Harness.open(postgres_url, [ScriptedExecutor()], settings=settings)
+    second.engine.pause_claims()
+    try:
+        await first.submit("a")
+        await asyncio.wait_for(begun.wait(), 5)
+        lost = first.engine.worker_id
+        await first.engine.lease.stop()
+        assert await second.ledger.fence_worker(lost, only_if_expired=False)
+        first.engine.pause_claims()
+        second.engine.resume_claims()
+
+        async def taken() -> bool:
+            return (await second.task("a")).status is TaskStatus.COMPLETED
+
+        async with asyncio.timeout(10):
+            while not await taken():
+                await asyncio.sleep(0.02)
+        go_on.set()
+        await until(lambda: first.engine.running == 0)
+        await first.engine.lease.tick()
+        assert first.engine.worker_id != lost
+        state = await second.task("a")
+        assert (state.result, state.runs) == ("do a", 2)
+        assert (await second.event_types("a"))[-1] == "late_result_rejected"
+        await first.submit("b")
+        second.engine.pause_claims()
+        first.engine.resume_claims()
+        await first.settle()
+        assert (await first.task("b")).result == "late"
+    finally:
+        await first.close()
+        await second.close()
