@@ -73,8 +73,13 @@ def format_duration(seconds: float) -> str:
         if count >= 1 and count == int(count):
             return f"{int(count)}{unit}"
     if seconds >= 1 or seconds == 0:
-        return f"{seconds:g}s"
-    return f"{seconds * 1_000:g}ms"
+        return f"{_decimal(seconds)}s"
+    return f"{_decimal(seconds * 1_000)}ms"
+
+
+def _decimal(number: float) -> str:
+    """Return a number to six decimals and without an exponent, which nobody reads."""
+    return f"{number:.6f}".rstrip("0").rstrip(".")
 
 
 def parse_size(text: str) -> int:

@@ -126,14 +126,8 @@ OPTIONS: Mapping[str, Mapping[str, Kind]] = {
     "claude": {
         "max_tokens": kinds.integer(1, 1_000_000),
         "system": kinds.TEXT,
-        "effort": kinds.NAME,
-        "thinking": kinds.ANYTHING,
-        "temperature": kinds.number(0, 1),
         "base_url": kinds.NAME,
-        "api_key_file": kinds.NAME,
-        "api_key_env": kinds.NAME,
-        "rubric": kinds.TEXT,
-        "options": kinds.ANYTHING,
+        "api_key": kinds.NAME,
     },
 }
 """Keys of a type that land in `options` under their own name."""

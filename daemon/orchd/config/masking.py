@@ -13,7 +13,7 @@ _SECRET_NAME = re.compile(
     r"secret|token|password|passwd|credential|authorization|api[_-]?key|private[_-]?key",
     re.IGNORECASE,
 )
-_PLACE_NAMES = ("_file", "_env", "max_tokens")
+_PLACE_NAMES = ("_file", "max_tokens")
 """Keys that say where a secret is, or that only look like one."""
 
 

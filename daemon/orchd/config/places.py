@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from orchd.errors import ConfigurationError
-from orchd.ledger.urls import canonical_url
+from orchd.ledger.urls import canonical_url, is_sqlite, sqlite_path
 
 SOCKET_PATH_BYTES_MAX = 107
 """What fits into `sun_path` of a Linux socket address, its final zero byte aside."""
@@ -104,14 +104,28 @@ def _private_directory() -> Path:
     return path
 
 
+def state_hash(database: str) -> str:
+    """Return a short text that is the same for all spellings of a state's URL."""
+    digest = hashlib.sha256(canonical_url(database).encode()).hexdigest()
+    return digest[:_HASH_LENGTH]
+
+
 def socket_path(database: str, environ: Mapping[str, str]) -> Path:
     """Return where the daemon of this state has its local socket.
 
     Raises:
         ConfigurationError: the runtime directory's path is too long for a socket.
     """
-    digest = hashlib.sha256(canonical_url(database).encode()).hexdigest()
-    path = runtime_directory(environ) / f"orchd-{digest[:_HASH_LENGTH]}.sock"
+    path = runtime_directory(environ) / f"orchd-{state_hash(database)}.sock"
     if len(os.fsencode(path)) > SOCKET_PATH_BYTES_MAX:
         path = _private_directory() / path.name
     return path
+
+
+def token_file(database: str, environ: Mapping[str, str]) -> Path:
+    """Return where a daemon keeps the token that it makes at its first start."""
+    if is_sqlite(database):
+        state = sqlite_path(database)
+        return state.with_name(f"{state.name}.token")
+    default = sqlite_path(default_database(environ))
+    return default.with_name(f"{socket_path(database, environ).stem}.token")

@@ -289,6 +289,10 @@ class Engine:
         self._claimer.wake()
         self.committer.wake()
 
+    def note_due(self, due: int) -> None:
+        """Claim as soon as a timer of this instant is due."""
+        self._watch.note_due(due)
+
     def pause_claims(self) -> None:
         """Let nothing more start here."""
         self._claimer.enabled = False
@@ -368,7 +372,9 @@ class _Listener(Observer):
         self._engine = engine
 
     def task_moved(self, news: TaskNews) -> None:
-        if news.after.status is TaskStatus.PENDING:
+        if news.after.waiting_until is not None:
+            self._engine.note_due(news.after.waiting_until)
+        elif news.after.status is TaskStatus.PENDING:
             self._engine.wake()
         if any(isinstance(event, TaskCancelRequested) for event in news.events):
             self._engine.stop_task(news.after.id)

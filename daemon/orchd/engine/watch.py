@@ -63,8 +63,7 @@ class LedgerWatch(Service):
             listener.cancel()
             with suppress(asyncio.CancelledError):
                 await listener
-        if self._alarm is not None:
-            self._alarm.cancel()
+        self._drop_alarm()
         await super().stop()
 
     async def _listen(self) -> None:
@@ -87,14 +86,29 @@ class LedgerWatch(Service):
 
     async def _set_alarm(self) -> None:
         due = await self._engine.ledger.next_due()
-        if self._alarm is not None:
-            self._alarm.cancel()
-            self._alarm = None
-        if due is None:
-            return
+        self._drop_alarm()
+        if due is not None:
+            self.note_due(due)
+
+    def note_due(self, due: int) -> None:
+        """Wake the claimer at an instant, unless an earlier alarm does it anyway.
+
+        What is due later than the next look is left to that look.
+        """
         wait = (due - self._engine.clock.now()) / MICROSECONDS_PER_SECOND
-        if wait <= 0:
-            self._engine.wake()
-        elif wait <= self._interval_seconds:
-            loop = asyncio.get_running_loop()
-            self._alarm = loop.call_later(wait, self._engine.wake)
+        if wait > self._interval_seconds:
+            return
+        loop = asyncio.get_running_loop()
+        at = loop.time() + max(0.0, wait)
+        if self._alarm is None or at < self._alarm.when():
+            self._drop_alarm()
+            self._alarm = loop.call_at(at, self._ring)
+
+    def _ring(self) -> None:
+        self._alarm = None
+        self._engine.wake()
+
+    def _drop_alarm(self) -> None:
+        alarm, self._alarm = self._alarm, None
+        if alarm is not None:
+            alarm.cancel()

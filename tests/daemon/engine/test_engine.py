@@ -723,3 +723,19 @@ async def test_a_fenced_worker_starts_over_and_its_late_result_is_rejected(
     finally:
         await first.close()
         await second.close()
+
+
+async def test_a_short_wait_is_not_rounded_up_to_the_next_look(start: Open) -> None:
+    ends: list[float] = []
+    loop = asyncio.get_running_loop()
+
+    async def work(context: RunContext) -> ExecutorAnswer:
+        ends.append(loop.time())
+        if context.run < 4:
+            return Deferred(until=harness.engine.clock.now() + 100_000)
+        return Success(output="")
+
+    harness = await start(ScriptedExecutor(work))
+    await harness.submit("a")
+    await harness.settle()
+    assert ends[3] - ends[0] < 0.9

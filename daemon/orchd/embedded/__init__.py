@@ -1,0 +1,1 @@
+"""The library: an `Orchestrator` over any `TaskStore`, on the daemon's own engine."""
