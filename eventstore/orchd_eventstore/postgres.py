@@ -170,30 +170,33 @@ class PostgresBackend:
 
     def parameters(
         self, items: Sequence[Append], command_id: str, blobs: Sequence[Blob]
-    ) -> list[str | None]:
+    ) -> list[Any]:
         """Return a batch as the function's parameters; may raise `BatchRejected`."""
         with rejecting():
             return self._encoded(items, command_id, blobs)
 
     def _encoded(
         self, items: Sequence[Append], command_id: str, blobs: Sequence[Blob]
-    ) -> list[str | None]:
+    ) -> list[Any]:
         rows: dict[tuple[str, bool], list[dict[str, Any]]] = {}
         for number, item in enumerate(items):
             if item.projection is not None:
                 insert = item.expected_version == NO_STREAM
                 row = self._row(number, item, insert)
                 rows.setdefault((item.projection, insert), []).append(row)
-        parameters = [
+        parameters: list[Any] = [
             command_id,
             _json([event for n, item in enumerate(items) for event in _events(n, item)]),
             _encode(
                 [c for n, item in enumerate(items) for c in _counters(n, item)]
             ).decode(),
             _json([_blob(blob) for blob in blobs]),
+            any(item.projection is None for item in items),
         ]
-        for name in self._projections:
-            parameters += [_json(rows.get((name, True))), _json(rows.get((name, False)))]
+        for name, projection in self._projections.items():
+            updates = rows.get((name, False))
+            keys = [row[projection.key] for row in updates or ()]
+            parameters += [_json(rows.get((name, True))), _json(updates), keys]
         return parameters
 
     def _row(self, number: int, item: Append, insert: bool) -> dict[str, Any]:
@@ -304,7 +307,7 @@ class PostgresTransaction:
         rows = self.execute(COMMIT_EVENTS.format(mark="%s"), (first, last))
         return resolved(items, command_id, recorded_at, rows)
 
-    def _call(self, parameters: list[str | None], last: bool) -> dict[str, Any]:
+    def _call(self, parameters: list[Any], last: bool) -> dict[str, Any]:
         with translated(at_commit=True):
             self._begin()
             self._connection.execute("SAVEPOINT batch")

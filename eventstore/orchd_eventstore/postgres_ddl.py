@@ -42,15 +42,21 @@ def postgres_triggers(forbidden: Iterable[tuple[str, str]]) -> list[str]:
 
 def append_signature(projections: tuple[Projection, ...]) -> str:
     """Return the call of the function with a placeholder per parameter."""
-    count = 4 + 2 * len(projections)
+    count = 5 + 3 * len(projections)
     return f"SELECT eventstore_append({', '.join(['%s'] * count)})"
 
 
 def append_function(projections: tuple[Projection, ...]) -> str:
     """Return the statement that creates the function for these projections."""
-    parameters = ["command text", "new_events json", "new_counters json", "new_blobs json"]
+    parameters = ["command text", "new_events json", "new_counters json"]
+    parameters += ["new_blobs json", "bare boolean"]
     for projection in projections:
-        parameters += [f"{projection.name}_inserts json", f"{projection.name}_updates json"]
+        name = projection.name
+        parameters += [
+            f"{name}_inserts json",
+            f"{name}_updates json",
+            f"{name}_keys text[]",
+        ]
     rows = "\n".join(_rows(projection) for projection in projections)
     return _FUNCTION.format(
         parameters=", ".join(parameters), rows=rows, channel=NOTIFY_CHANNEL
@@ -99,11 +105,7 @@ _ROWS = """\
   END IF;
   IF {name}_updates IS NOT NULL THEN
     -- Rows are locked in the order of their keys before any is changed.
-    PERFORM 1 FROM {table}
-    WHERE {key} IN (
-      SELECT r.{key} FROM json_to_recordset({name}_updates) AS r({key} text)
-    )
-    ORDER BY {key} FOR UPDATE;
+    PERFORM 1 FROM {table} WHERE {key} = ANY ({name}_keys) ORDER BY {key} FOR UPDATE;
     WITH stored AS (
       UPDATE {table} AS t SET {changed}
       FROM json_to_recordset({name}_updates)
@@ -119,7 +121,6 @@ CREATE FUNCTION eventstore_append({parameters})
 RETURNS json LANGUAGE plpgsql AS $$
 DECLARE
   won int[] := '{{}}';
-  bare boolean;
   head record;
   stamp timestamptz;
   added int;
@@ -134,8 +135,6 @@ BEGIN
     ON CONFLICT DO NOTHING;
   END IF;
 {rows}
-  SELECT coalesce(bool_or(e.expected IS NOT NULL), false) INTO bare
-  FROM json_to_recordset(new_events) AS e(expected bigint);
   IF NOT bare AND won = '{{}}' THEN
     -- A fresh statement sees the commit that made the items lose, if it was this command.
     RETURN json_build_object(

@@ -240,11 +240,10 @@ FOR EACH STATEMENT EXECUTE FUNCTION eventstore_refuse()
 CREATE TRIGGER commits_refuse_truncate BEFORE TRUNCATE ON commits
 FOR EACH STATEMENT EXECUTE FUNCTION eventstore_refuse()
 --;;
-CREATE FUNCTION eventstore_append(command text, new_events json, new_counters json, new_blobs json, tasks_inserts json, tasks_updates json, queues_inserts json, queues_updates json, breakers_inserts json, breakers_updates json)
+CREATE FUNCTION eventstore_append(command text, new_events json, new_counters json, new_blobs json, bare boolean, tasks_inserts json, tasks_updates json, tasks_keys text[], queues_inserts json, queues_updates json, queues_keys text[], breakers_inserts json, breakers_updates json, breakers_keys text[])
 RETURNS json LANGUAGE plpgsql AS $$
 DECLARE
   won int[] := '{}';
-  bare boolean;
   head record;
   stamp timestamptz;
   added int;
@@ -272,11 +271,7 @@ BEGIN
   END IF;
   IF tasks_updates IS NOT NULL THEN
     -- Rows are locked in the order of their keys before any is changed.
-    PERFORM 1 FROM tasks
-    WHERE "id" IN (
-      SELECT r."id" FROM json_to_recordset(tasks_updates) AS r("id" text)
-    )
-    ORDER BY "id" FOR UPDATE;
+    PERFORM 1 FROM tasks WHERE "id" = ANY (tasks_keys) ORDER BY "id" FOR UPDATE;
     WITH stored AS (
       UPDATE tasks AS t SET "version" = r."version", "status" = r."status", "phase" = r."phase", "updated_at" = r."updated_at", "run_at" = r."run_at", "waiting_reason" = r."waiting_reason", "waiting_until" = r."waiting_until", "waiting_ref" = r."waiting_ref", "round" = r."round", "runs" = r."runs", "attempts" = r."attempts", "crashes" = r."crashes", "deferrals" = r."deferrals", "verify_errors" = r."verify_errors", "passed_verifiers" = r."passed_verifiers", "token" = r."token", "worker" = r."worker", "alone" = r."alone", "started_at" = r."started_at", "deadline" = r."deadline", "cancel_requested" = r."cancel_requested", "result" = r."result", "result_blob" = r."result_blob", "result_metadata" = r."result_metadata", "confidence" = r."confidence", "error" = r."error", "error_class" = r."error_class", "fingerprint" = r."fingerprint", "feedback" = r."feedback", "finished_at" = r."finished_at"
       FROM json_to_recordset(tasks_updates)
@@ -300,11 +295,7 @@ BEGIN
   END IF;
   IF queues_updates IS NOT NULL THEN
     -- Rows are locked in the order of their keys before any is changed.
-    PERFORM 1 FROM queues
-    WHERE "name" IN (
-      SELECT r."name" FROM json_to_recordset(queues_updates) AS r("name" text)
-    )
-    ORDER BY "name" FOR UPDATE;
+    PERFORM 1 FROM queues WHERE "name" = ANY (queues_keys) ORDER BY "name" FOR UPDATE;
     WITH stored AS (
       UPDATE queues AS t SET "version" = r."version", "paused" = r."paused", "reason" = r."reason", "actor" = r."actor", "changed_at" = r."changed_at"
       FROM json_to_recordset(queues_updates)
@@ -328,11 +319,7 @@ BEGIN
   END IF;
   IF breakers_updates IS NOT NULL THEN
     -- Rows are locked in the order of their keys before any is changed.
-    PERFORM 1 FROM breakers
-    WHERE "name" IN (
-      SELECT r."name" FROM json_to_recordset(breakers_updates) AS r("name" text)
-    )
-    ORDER BY "name" FOR UPDATE;
+    PERFORM 1 FROM breakers WHERE "name" = ANY (breakers_keys) ORDER BY "name" FOR UPDATE;
     WITH stored AS (
       UPDATE breakers AS t SET "version" = r."version", "position" = r."position", "failures" = r."failures", "error" = r."error", "until" = r."until", "worker" = r."worker", "changed_at" = r."changed_at"
       FROM json_to_recordset(breakers_updates)
@@ -342,8 +329,6 @@ BEGIN
     )
     SELECT won || coalesce(array_agg(stored.item), '{}') INTO won FROM stored;
   END IF;
-  SELECT coalesce(bool_or(e.expected IS NOT NULL), false) INTO bare
-  FROM json_to_recordset(new_events) AS e(expected bigint);
   IF NOT bare AND won = '{}' THEN
     -- A fresh statement sees the commit that made the items lose, if it was this command.
     RETURN json_build_object(
