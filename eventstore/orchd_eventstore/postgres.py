@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import logging
+import select
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
@@ -154,6 +155,7 @@ class PostgresBackend:
             parameters = self.parameters(items, command_id, blobs)
             try:
                 cursor = connection.execute(self._call, parameters)
+                send_all(connection)
                 self._pipeline.sync()
                 answer: dict[str, Any] = cursor.fetchone()[0]
             except Exception:
@@ -312,6 +314,7 @@ class PostgresTransaction:
             self._begin()
             self._connection.execute("SAVEPOINT batch")
             cursor = self._connection.execute(self._backend.call, parameters)
+            send_all(self._connection)
             if last:
                 self._connection.execute("COMMIT")
             self._pipeline.sync()
@@ -352,6 +355,21 @@ class PostgresTransaction:
         with suppress(Exception):
             self._connection.execute("ROLLBACK")
             self._pipeline.sync()
+
+
+def send_all(connection: Any) -> None:
+    """Wait until everything that was executed has left this process.
+
+    In pipeline mode the driver flushes once and then waits only for answers; a message
+    larger than the socket's buffer would never get out, and so have no answer.
+    """
+    wire = connection.pgconn
+    poller = select.poll()
+    poller.register(wire.socket, select.POLLIN | select.POLLOUT)
+    while wire.flush():
+        for _, ready in poller.poll():
+            if ready & ~select.POLLOUT:
+                wire.consume_input()
 
 
 def _events(number: int, item: Append) -> Iterator[dict[str, Any]]:

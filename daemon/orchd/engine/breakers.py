@@ -46,6 +46,8 @@ class BreakerWatch:
         self._offer = offer
         self._failures: dict[str, int] = {}
         self._states: dict[str, BreakerState] = {}
+        self._probed: dict[str, int] = {}
+        """Executor -> version of the half-open breaker that has had its one task."""
 
     def heard(self, executor: str, answer: ExecutorAnswer) -> None:
         """Count an executor's answer."""
@@ -65,8 +67,16 @@ class BreakerWatch:
         return None if state.position is Position.CLOSED else state.until
 
     def probes(self) -> tuple[str, ...]:
-        """Return the executors whose half-open breaker this worker probes."""
-        return tuple(name for name in self._states if self._is_my_probe(name))
+        """Return the executors whose half-open breaker waits for this worker's probe."""
+        return tuple(
+            name
+            for name, state in self._states.items()
+            if self._is_my_probe(name) and self._probed.get(name) != state.version
+        )
+
+    def probe_started(self, executor: str) -> None:
+        """Note that the probe is at work: one task is all that a half-open breaker gets."""
+        self._probed[executor] = self._states[executor].version
 
     async def refresh(self, executors: Iterable[str]) -> bool:
         """Read all breakers and begin due probes; True when something may be claimed."""

@@ -122,6 +122,8 @@ class Claimer:
         if claim.alone:
             self._alone_running = bool(outcome.tasks)
             self._alone_waiting = False
+        if claim.probe is not None and outcome.tasks:
+            self._breakers.probe_started(claim.probe)
         if claim.probe is None:
             self._alone_waiting = outcome.alone_waiting and not claim.alone
         if self._alone_waiting or len(outcome.tasks) >= claim.slots or claim.alone:

@@ -22,9 +22,16 @@ class Service:
 
     name = "service"
 
-    def __init__(self, system: System, interval_seconds: float) -> None:
+    def __init__(
+        self, system: System, interval_seconds: float, gap_seconds: float = 0.0
+    ) -> None:
+        """Args:
+        interval_seconds: longest time between two ticks.
+        gap_seconds: shortest time between two ticks, however often it is woken.
+        """
         self._system = system
         self._interval_seconds = interval_seconds
+        self._gap_seconds = gap_seconds
         self._woken = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
 
@@ -51,6 +58,7 @@ class Service:
     async def _loop(self) -> None:
         while True:
             self._woken.clear()
+            begun = self._system.monotonic()
             try:
                 await self.tick()
             except LedgerUnavailable as unavailable:
@@ -58,6 +66,9 @@ class Service:
             except Exception:
                 logger.exception("%s failed and will try again", self.name)
             await self._rest()
+            gap = begun + self._gap_seconds - self._system.monotonic()
+            if gap > 0:
+                await self._system.sleep(gap)
 
     async def _rest(self) -> None:
         sleeper = asyncio.ensure_future(self._system.sleep(self._interval_seconds))

@@ -12,6 +12,9 @@ from orchd.engine.service import Service
 from orchd.ledger.port import Ledger
 from orchd.system import MICROSECONDS_PER_SECOND, System
 
+GAP_SECONDS = 0.1
+"""A busy process hears of its own commits all the time; it looks this often at most."""
+
 
 class Watched(Protocol):
     """What the watch needs of the engine."""
@@ -45,7 +48,7 @@ class LedgerWatch(Service):
     name = "watch"
 
     def __init__(self, engine: Watched, interval_seconds: float) -> None:
-        super().__init__(engine.system, interval_seconds)
+        super().__init__(engine.system, interval_seconds, GAP_SECONDS)
         self._engine = engine
         self._listener: asyncio.Task[None] | None = None
         self._alarm: asyncio.TimerHandle | None = None

@@ -739,3 +739,33 @@ async def test_a_short_wait_is_not_rounded_up_to_the_next_look(start: Open) -> N
     await harness.submit("a")
     await harness.settle()
     assert ends[3] - ends[0] < 0.9
+
+
+async def test_a_half_open_breaker_lets_one_task_through(
+    start: Open, database_url: str
+) -> None:
+    down, probing, go_on = True, asyncio.Event(), asyncio.Event()
+
+    async def work(context: RunContext) -> ExecutorAnswer:
+        if down:
+            return Failure(error="connection refused", error_class=ErrorClass.DEPENDENCY)
+        probing.set()
+        await go_on.wait()
+        return Success(output="up")
+
+    executor = ScriptedExecutor(work)
+    breaker = BreakerSettings(failures=1, cooldown_seconds=1.0)
+    settings = settings_for(database_url, breaker=breaker, concurrency=8)
+    harness = await start(executor, settings=settings)
+    await harness.submit("first", max_attempts=9)
+    await until(lambda: len(executor.calls) == 1)
+    down = False
+    await harness.engine.requests([harness.request(f"t{n}") for n in range(5)])
+    await asyncio.wait_for(probing.wait(), 10)
+    for _ in range(5):
+        harness.engine.wake()
+        await asyncio.sleep(0.05)
+    assert len(executor.calls) == 2
+    go_on.set()
+    await harness.settle()
+    assert len(executor.calls) == 7

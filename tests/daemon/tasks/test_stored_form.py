@@ -142,16 +142,12 @@ def test_the_types_are_named_as_they_are_stored(name: str) -> None:
         priority=st.integers(-(2**63), 2**63 - 1),
         idempotency_key=st.none() | TEXT,
         max_attempts=st.integers(1, 2**31),
-        execute_timeout_seconds=st.none() | st.floats(0, 1e9),
+        execute_timeout_seconds=st.none() | st.integers(0, 10**9).map(float),
     )
 )
 def test_stored_text_is_canonical_and_complete(event: e.TaskSubmitted) -> None:
     text = e.encode(event)
-    value = json.loads(text)
-    assert list(value) == sorted(value)
-    assert list(value.get("labels", {})) == sorted(value.get("labels", {}))
-    assert json.loads(canonical(value)) == value
-    assert len(text) <= len(canonical(value))
+    assert text == canonical(json.loads(text))
     assert e.decode_event("task.submitted", text) == event
 
 

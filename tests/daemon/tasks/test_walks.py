@@ -15,6 +15,7 @@ from hypothesis.stateful import (
     rule,
 )
 
+from orchd.interfaces import TaskStatus
 from orchd.tasks import commands as c
 from orchd.tasks import events as e
 from orchd.tasks.failures import ErrorClass
@@ -39,6 +40,15 @@ VERDICTS = st.builds(
 
 def holding(machine: TaskWalk) -> bool:
     return machine.history.state.token is not None
+
+
+def is_pending(machine: TaskWalk) -> bool:
+    return machine.history.state.status is TaskStatus.PENDING
+
+
+def may_end(machine: TaskWalk) -> bool:
+    # A walk that is cancelled too early sees little of the machine.
+    return machine.history.state.runs >= 2
 
 
 class TaskWalk(RuleBasedStateMachine):
@@ -88,6 +98,12 @@ class TaskWalk(RuleBasedStateMachine):
     @rule(passed=st.integers(0, 3 * SECOND))
     def wait(self, passed: int) -> None:
         self.history.now += passed
+
+    @precondition(is_pending)
+    @rule(worker=st.sampled_from("ab"), max_crashes=st.integers(0, 2))
+    def start_when_ready(self, worker: str, max_crashes: int) -> None:
+        self.history.start(worker, max_crashes)
+        self.tokens.append(self.history.state.token or 0)
 
     @rule(worker=st.sampled_from("ab"), max_crashes=st.integers(0, 2))
     def start(self, worker: str, max_crashes: int) -> None:
@@ -163,15 +179,21 @@ class TaskWalk(RuleBasedStateMachine):
             max_deferrals=2,
         )
 
-    @precondition(holding)
+    @precondition(lambda machine: holding(machine) and may_end(machine))
     @rule()
     def confirm_cancel(self) -> None:
         self.send(c.ConfirmCancel)
+
+    @precondition(holding)
+    @rule()
+    def crash(self) -> None:
+        self.history.crash()
 
     @rule(worker=st.sampled_from("ab"))
     def recover(self, worker: str) -> None:
         self.send(c.Recover, worker=worker)
 
+    @precondition(may_end)
     @rule()
     def cancel(self) -> None:
         self.send(c.Cancel)

@@ -1,0 +1,1 @@
+"""How orchd is run and watched: command line, HTTP API, console, metrics."""

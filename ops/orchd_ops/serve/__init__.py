@@ -1,0 +1,1 @@
+"""The daemon's process: puts the parts together, listens, and ends in good order."""

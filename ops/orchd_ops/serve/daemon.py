@@ -1,0 +1,284 @@
+"""The daemon: opens the state, starts the engine and the doors, and ends in order."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import sys
+from collections.abc import Callable
+from contextlib import suppress
+
+from starlette.types import ASGIApp
+
+from orchd import system as machine
+from orchd.config.settings import Settings
+from orchd.daemons import DaemonDraining, DaemonEvent, DaemonStarted, DaemonStopped
+from orchd.engine.engine import Engine
+from orchd.engine.observer import Observer
+from orchd.engine.run import Stop
+from orchd.errors import OrchdError
+from orchd.ledger.port import Ledger, LedgerUnavailable, Origin, RecordDaemon
+from orchd.operations import Operations
+from orchd.system import System
+from orchd_ops.http.app import build_app
+from orchd_ops.http.doors import Doors
+from orchd_ops.http.server import HTTPServer
+from orchd_ops.metrics import Metrics
+from orchd_ops.serve import doors
+from orchd_ops.serve.crew import Crew
+from orchd_ops.serve.notify import MICROSECONDS_PER_SECOND, extend_timeout, notify
+from orchd_ops.serve.stopping import StopSignals
+from orchd_ops.serve.totals import Totals
+from orchd_ops.serve.watchdog import Watchdog
+from orchd_ops.traces import open_traces
+
+logger = logging.getLogger(__name__)
+
+LAST_WORDS_SECONDS = 0.5
+"""How long open connections may take to end when everything else has."""
+RETIRE_SECONDS = 1.0
+"""How often it is looked whether a replaced executor is still at work."""
+STOP_MARGIN_SECONDS = 10.0
+
+
+class Daemon:
+    """Everything that runs beside a ledger that is open.
+
+    Args:
+        ledger: open, and closed by the caller.
+        load: reads the configuration anew.
+        signals: tell when to stop.
+    """
+
+    def __init__(
+        self,
+        *,
+        ledger: Ledger,
+        settings: Settings,
+        system: System,
+        load: Callable[[], Settings],
+        signals: StopSignals,
+        release: str,
+    ) -> None:
+        self._ledger = ledger
+        self._settings = settings
+        self._system = system
+        self._load = load
+        self._signals = signals
+        self._release = release
+        self._draining = False
+        self._retiring: set[asyncio.Task[None]] = set()
+        self._reloads: set[asyncio.Task[None]] = set()
+        self._crew = Crew(settings, system)
+        self._totals = Totals()
+        self._traces = open_traces(release)
+        self._metrics = Metrics(
+            ledger, system=system, release=release, executors=tuple(settings.executors)
+        )
+        observers: list[Observer] = [self._totals, self._metrics]
+        if self._traces is not None:
+            observers.append(self._traces)
+        self._engine = Engine(
+            ledger=ledger,
+            executors=self._crew.executors,
+            verifiers=self._crew.verifiers,
+            settings=settings,
+            system=system,
+            observers=observers,
+            release=release,
+        )
+        self._metrics.set_slots(lambda: (self._engine.running, self._engine.slots))
+        self._operations = Operations(
+            ledger=ledger, commit=self._engine.requests, settings=settings, system=system
+        )
+        self._local = doors.LocalDoor(settings.database, os.environ)
+        self._servers: list[HTTPServer] = []
+        self._watchdog = Watchdog(ledger, system, self._status)
+
+    # --- life ---------------------------------------------------------------------------
+
+    async def run(self, *, until_idle: bool) -> None:
+        """Serve until a signal, or with `until_idle` until nothing can go on.
+
+        Raises:
+            OrchdError: the daemon cannot start.
+            LedgerUnavailable: the database went away before it had started.
+        """
+        try:
+            await self._start()
+            await self._until_asked(until_idle=until_idle)
+        finally:
+            await self._stop()
+        if until_idle:
+            _print(
+                f"{'stopped' if self._signals.drain.is_set() else 'idle'}: "
+                f"{self._totals.line()}"
+            )
+
+    async def _start(self) -> None:
+        token = doors.token_of(self._settings, os.environ, self._system)
+        address = doors.address_of(self._settings)
+        listener = doors.open_tcp(self._settings)
+        hosts = self._settings.server.allowed_hosts
+        outside = Doors.for_listener(address.host, token, hosts)
+        self._servers.append(HTTPServer(self._app(outside), listener))
+        local = self._local.open()
+        if local is not None:
+            self._servers.append(HTTPServer(self._app(Doors.for_socket()), local))
+        await self._engine.start()
+        await self._record(
+            DaemonStarted(
+                host=machine.host_name(),
+                pid=machine.own_pid(),
+                release=self._release,
+                executors=self._engine.executor_names,
+            )
+        )
+        for server in self._servers:
+            await server.start()
+        self._watchdog.start()
+        _print(f"listening on {address.url(self._servers[0].port)}")
+        notify("READY=1", f"STATUS={self._status()}")
+
+    def _app(self, who: Doors) -> ASGIApp:
+        return build_app(
+            self._operations, doors=who, metrics=self._metrics.render, health=self._health
+        )
+
+    async def _until_asked(self, *, until_idle: bool) -> None:
+        asked = asyncio.create_task(self._signals.drain.wait())
+        waiting: set[asyncio.Task[object]] = {asked}
+        if until_idle:
+            waiting.add(asyncio.create_task(self._engine.wait_until_idle()))
+        try:
+            done, _ = await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+            for task in done:
+                task.result()
+        finally:
+            for task in waiting:
+                task.cancel()
+
+    async def _stop(self) -> None:
+        worker = self._settings.worker
+        limit_seconds = worker.drain_timeout_seconds + worker.kill_grace_seconds
+        self._draining = True
+        notify("STOPPING=1", "STATUS=draining")
+        extend_timeout(limit_seconds + STOP_MARGIN_SECONDS)
+        await self._drain(worker.drain_timeout_seconds)
+        await self._record(DaemonStopped())
+        await self._operations.close()
+        await self._close_doors()
+        await self._watchdog.stop()
+        await self._engine.stop()
+        for task in self._retiring:
+            task.cancel()
+        if self._traces is not None:
+            await asyncio.to_thread(self._traces.close)
+
+    async def _drain(self, timeout_seconds: float) -> None:
+        if self._engine.running:
+            logger.info(
+                "%d tasks may end within %g s", self._engine.running, timeout_seconds
+            )
+            await self._record(DaemonDraining(running=self._engine.running))
+        draining = asyncio.create_task(self._engine.drain(timeout_seconds))
+        hurry = asyncio.create_task(self._signals.at_once.wait())
+        await asyncio.wait((draining, hurry), return_when=asyncio.FIRST_COMPLETED)
+        if not draining.done():
+            await self._stop_at_once()
+        hurry.cancel()
+        await draining
+
+    async def _stop_at_once(self) -> None:
+        for run in self._engine.runs():
+            self._engine.stop_run(run, Stop.DRAIN)
+        await self._system.sleep(0.05)
+        for run in self._engine.runs():
+            # The second cancellation of a run shortens its kill grace to nothing.
+            if not run.ended and run.task is not None:
+                run.task.cancel()
+
+    async def _close_doors(self) -> None:
+        self._local.remove()
+        stopping = [asyncio.create_task(server.stop()) for server in self._servers]
+        if stopping:
+            await asyncio.wait(stopping, timeout=LAST_WORDS_SECONDS)
+
+    # --- what others ask ------------------------------------------------------------------
+
+    def _status(self) -> str:
+        verb = "draining" if self._draining else "serving"
+        return f"{verb}, {self._engine.running} of {self._engine.slots} runs at work"
+
+    async def _health(self) -> list[str]:
+        problems = []
+        if self._draining:
+            problems.append("the daemon is draining")
+        if not self._engine.healthy:
+            problems.append("the database does not answer, or the lease is lost")
+        return problems
+
+    async def _record(self, event: DaemonEvent) -> None:
+        worker = self._engine.worker_id
+        request = RecordDaemon(
+            worker=worker,
+            event=event,
+            now=self._engine.clock.now(),
+            origin=Origin(actor="daemon", worker=worker),
+        )
+        with suppress(LedgerUnavailable):
+            await self._engine.request(request)
+
+    # --- reloading --------------------------------------------------------------------
+
+    def reload(self) -> None:
+        """Read the configuration anew and go on with it; a bad one changes nothing."""
+        task = asyncio.create_task(self._reload())
+        self._reloads.add(task)
+        task.add_done_callback(self._reloads.discard)
+
+    async def _reload(self) -> None:
+        monotonic = round(self._system.monotonic() * MICROSECONDS_PER_SECOND)
+        notify("RELOADING=1", f"MONOTONIC_USEC={monotonic}")
+        try:
+            settings = self._load()
+            crew = Crew(settings, self._system, self._crew)
+            old, self._crew = self._crew, crew
+            await self._engine.swap_settings(settings, crew.executors, crew.verifiers)
+            self._operations.swap_settings(settings)
+            self._note_unchangeable(self._settings, settings)
+            self._settings = settings
+            self._retire(old)
+            logger.info("the configuration was read anew")
+        except (OrchdError, LedgerUnavailable) as error:
+            logger.error("the configuration stays as it was: %s", error)
+        notify("READY=1", f"STATUS={self._status()}")
+
+    def _note_unchangeable(self, old: Settings, new: Settings) -> None:
+        for key, before, after in (
+            ("database", old.database, new.database),
+            ("server", old.server, new.server),
+            ("worker.lease", old.worker.lease_seconds, new.worker.lease_seconds),
+        ):
+            if before != after:
+                logger.warning("%s has changed; that takes a restart", key)
+
+    def _retire(self, old: Crew) -> None:
+        task = asyncio.create_task(self._close_replaced(old))
+        self._retiring.add(task)
+        task.add_done_callback(self._retiring.discard)
+
+    async def _close_replaced(self, old: Crew) -> None:
+        """Close what was replaced as soon as no run works with it any more."""
+        keys = {run.key for run in self._engine.runs()}
+        while keys & {run.key for run in self._engine.runs()}:
+            await self._system.sleep(RETIRE_SECONDS)
+        for member in old.replaced_by(self._crew):
+            await member.close()
+
+
+def _print(line: str) -> None:
+    sys.stdout.write(line + "\n")
+    with suppress(BrokenPipeError):
+        sys.stdout.flush()
