@@ -1,7 +1,5 @@
 """Each item of a batch is stored whole or loses alone; winners are in one commit."""
 
-import random
-
 import pytest
 
 from orchd_eventstore import (
@@ -263,21 +261,3 @@ def test_a_bad_item_in_a_transaction_is_rejected_alone(store: EventStore) -> Non
     assert kinds == [Appended, Rejected, Appended, Appended]
     assert rows(store)["a"]["amount"] == 77, "the transaction went on"
     assert store.verify().ok
-
-
-@pytest.mark.parametrize("in_transaction", [False, True], ids=["alone", "transaction"])
-def test_a_batch_larger_than_any_buffer_is_stored(
-    store: EventStore, in_transaction: bool
-) -> None:
-    """A message that leaves in several pieces is waited for until it has left."""
-    body = Blob.of(random.Random(1).randbytes(5_000_000))
-    large = NewEvent.of("thing.made", {"text": "y" * 5_000_000}, {})
-    items = [Append(stream="s", expected_version=0, events=[large])]
-    if in_transaction:
-        with store.transaction() as tx:
-            tx.execute("SELECT 1")
-            tx.append(items, command_id="c", blobs=[body])
-    else:
-        store.append(items, command_id="c", blobs=[body])
-    assert store.blob(body.hash) == body.body
-    assert store.read_stream("s")[0].data == large.data
