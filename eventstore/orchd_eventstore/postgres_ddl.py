@@ -7,6 +7,9 @@ dense and in commit order without anybody waiting on a frozen client:
 1. the rows of the projections, each table sorted by key; losers drop out here;
 2. the head, locked last, so that whoever holds it needs nothing more from anybody;
 3. the commit, the events, the counters, the hint.
+
+Its plans are made once, perhaps while the tables are still empty, and kept. The settings of
+the function make sure that they are the plans for large tables all the same.
 """
 
 from __future__ import annotations
@@ -100,8 +103,9 @@ _ROWS = """\
       ON CONFLICT DO NOTHING
       RETURNING {key} AS stored_key
     )
+    -- IS TRUE keeps this a look-up in a hash table instead of a join.
     SELECT won || coalesce(array_agg(input.item), '{{}}') INTO won
-    FROM input JOIN stored ON stored.stored_key = input.{key};
+    FROM input WHERE (input.{key} IN (SELECT stored_key FROM stored)) IS TRUE;
   END IF;
   IF {name}_updates IS NOT NULL THEN
     -- Rows are locked in the order of their keys before any is changed.
@@ -118,7 +122,11 @@ _ROWS = """\
 
 _FUNCTION = """\
 CREATE FUNCTION eventstore_append({parameters})
-RETURNS json LANGUAGE plpgsql AS $$
+RETURNS json LANGUAGE plpgsql
+SET enable_seqscan = off
+SET enable_hashjoin = off
+SET enable_mergejoin = off
+AS $$
 DECLARE
   won int[] := '{{}}';
   head record;

@@ -130,12 +130,36 @@ def ddl(dialect: str, projections: Iterable[Projection] = ()) -> list[str]:
         f"INSERT INTO log_head (id, position, hash) VALUES (1, 0, '{GENESIS_HASH}')"
     ]
     if dialect == "sqlite":
-        return statements + [_sqlite_trigger(table, verb) for table, verb in _FORBIDDEN]
+        refused = [_sqlite_trigger(table, verb) for table, verb in _FORBIDDEN]
+        replaced = [_sqlite_replace_trigger(*names) for names in _IRREPLACEABLE]
+        return statements + refused + replaced
     return [
         *statements,
         *postgres_triggers(_FORBIDDEN),
         append_function(tuple(projections)),
     ]
+
+
+# What makes a row the same one: (table, what the trigger is named after, columns).
+_IRREPLACEABLE = (
+    ("events", "position", ("position",)),
+    ("events", "version", ("stream", "version")),
+    ("commits", "position", ("last_position",)),
+    ("commits", "command", ("command_id",)),
+)
+
+
+def _sqlite_replace_trigger(table: str, name: str, columns: tuple[str, ...]) -> str:
+    """Return the trigger against INSERT OR REPLACE.
+
+    REPLACE deletes the row in its way, and no trigger for DELETE hears of it.
+    """
+    same = " AND ".join(f"{column} = NEW.{column}" for column in columns)
+    return (
+        f"CREATE TRIGGER {table}_refuse_same_{name} BEFORE INSERT ON {table}\n"
+        f"WHEN EXISTS (SELECT 1 FROM {table} WHERE {same})\n"
+        f"BEGIN SELECT RAISE(ABORT, '{table} is written once: REPLACE refused'); END"
+    )
 
 
 def _sqlite_trigger(table: str, verb: str) -> str:

@@ -96,16 +96,16 @@ def _postgresql() -> list[str]:
     # second statement, begun after it has ended, sees the ready row that it left.
     update = (
         "  IF EXISTS (SELECT FROM old_rows WHERE status = 'pending') THEN\n"
-        f"    DELETE FROM timers WHERE task_id IN {gone};\n"
-        f"    DELETE FROM ready WHERE task_id IN {gone};\n"
+        f"    DELETE FROM timers WHERE task_id = ANY (ARRAY{gone});\n"
+        f"    DELETE FROM ready WHERE task_id = ANY (ARRAY{gone});\n"
         "  END IF;\n"
         "  IF EXISTS (SELECT FROM new_rows WHERE status = 'pending') THEN\n"
         + _postgresql_inserts(f"{both}\n    WHERE {moved} AND ")
         + "  END IF;\n"
     )
     delete = (
-        "  DELETE FROM timers WHERE task_id IN (SELECT id FROM old_rows);\n"
-        "  DELETE FROM ready WHERE task_id IN (SELECT id FROM old_rows);\n"
+        "  DELETE FROM timers WHERE task_id = ANY (ARRAY(SELECT id FROM old_rows));\n"
+        "  DELETE FROM ready WHERE task_id = ANY (ARRAY(SELECT id FROM old_rows));\n"
     )
     insert = _postgresql_inserts("FROM new_rows AS n WHERE ")
     new, old = "NEW TABLE AS new_rows", "OLD TABLE AS old_rows"
@@ -120,8 +120,11 @@ def _postgresql() -> list[str]:
 
 
 def _function(verb: str, body: str) -> str:
+    # Plans are kept from when the tables were empty; these settings make them the plans
+    # for large tables. Only the two lists of changed rows are joined by hashing.
     return (
-        f"CREATE FUNCTION tasks_derive_{verb}() RETURNS trigger LANGUAGE plpgsql AS $$\n"
+        f"CREATE FUNCTION tasks_derive_{verb}() RETURNS trigger LANGUAGE plpgsql\n"
+        "SET enable_seqscan = off SET enable_hashjoin = on AS $$\n"
         f"BEGIN\n{body}  RETURN NULL;\nEND $$"
     )
 

@@ -241,7 +241,11 @@ CREATE TRIGGER commits_refuse_truncate BEFORE TRUNCATE ON commits
 FOR EACH STATEMENT EXECUTE FUNCTION eventstore_refuse()
 --;;
 CREATE FUNCTION eventstore_append(command text, new_events json, new_counters json, new_blobs json, bare boolean, tasks_inserts json, tasks_updates json, tasks_keys text[], queues_inserts json, queues_updates json, queues_keys text[], breakers_inserts json, breakers_updates json, breakers_keys text[])
-RETURNS json LANGUAGE plpgsql AS $$
+RETURNS json LANGUAGE plpgsql
+SET enable_seqscan = off
+SET enable_hashjoin = off
+SET enable_mergejoin = off
+AS $$
 DECLARE
   won int[] := '{}';
   head record;
@@ -266,8 +270,9 @@ BEGIN
       ON CONFLICT DO NOTHING
       RETURNING "id" AS stored_key
     )
+    -- IS TRUE keeps this a look-up in a hash table instead of a join.
     SELECT won || coalesce(array_agg(input.item), '{}') INTO won
-    FROM input JOIN stored ON stored.stored_key = input."id";
+    FROM input WHERE (input."id" IN (SELECT stored_key FROM stored)) IS TRUE;
   END IF;
   IF tasks_updates IS NOT NULL THEN
     -- Rows are locked in the order of their keys before any is changed.
@@ -290,8 +295,9 @@ BEGIN
       ON CONFLICT DO NOTHING
       RETURNING "name" AS stored_key
     )
+    -- IS TRUE keeps this a look-up in a hash table instead of a join.
     SELECT won || coalesce(array_agg(input.item), '{}') INTO won
-    FROM input JOIN stored ON stored.stored_key = input."name";
+    FROM input WHERE (input."name" IN (SELECT stored_key FROM stored)) IS TRUE;
   END IF;
   IF queues_updates IS NOT NULL THEN
     -- Rows are locked in the order of their keys before any is changed.
@@ -314,8 +320,9 @@ BEGIN
       ON CONFLICT DO NOTHING
       RETURNING "name" AS stored_key
     )
+    -- IS TRUE keeps this a look-up in a hash table instead of a join.
     SELECT won || coalesce(array_agg(input.item), '{}') INTO won
-    FROM input JOIN stored ON stored.stored_key = input."name";
+    FROM input WHERE (input."name" IN (SELECT stored_key FROM stored)) IS TRUE;
   END IF;
   IF breakers_updates IS NOT NULL THEN
     -- Rows are locked in the order of their keys before any is changed.
@@ -411,7 +418,8 @@ BEGIN
     'at', (extract(epoch FROM stamp) * 1000000)::bigint);
 END $$
 --;;
-CREATE FUNCTION tasks_derive_insert() RETURNS trigger LANGUAGE plpgsql AS $$
+CREATE FUNCTION tasks_derive_insert() RETURNS trigger LANGUAGE plpgsql
+SET enable_seqscan = off SET enable_hashjoin = on AS $$
 BEGIN
     INSERT INTO ready (task_id, queue, executor, verifiers, phase, priority, crashes, ready_at)
     SELECT n.id, n.queue, n.executor, n.verifiers, n.phase, n.priority, n.crashes, n.updated_at FROM new_rows AS n WHERE n.status = 'pending' AND n.waiting_reason IS NULL
@@ -422,13 +430,14 @@ BEGIN
   RETURN NULL;
 END $$
 --;;
-CREATE FUNCTION tasks_derive_update() RETURNS trigger LANGUAGE plpgsql AS $$
+CREATE FUNCTION tasks_derive_update() RETURNS trigger LANGUAGE plpgsql
+SET enable_seqscan = off SET enable_hashjoin = on AS $$
 BEGIN
   IF EXISTS (SELECT FROM old_rows WHERE status = 'pending') THEN
-    DELETE FROM timers WHERE task_id IN (SELECT o.id FROM new_rows AS n JOIN old_rows AS o ON o.id = n.id
-      WHERE o.status = 'pending' AND (o.status, o.waiting_reason, o.waiting_until) IS DISTINCT FROM (n.status, n.waiting_reason, n.waiting_until));
-    DELETE FROM ready WHERE task_id IN (SELECT o.id FROM new_rows AS n JOIN old_rows AS o ON o.id = n.id
-      WHERE o.status = 'pending' AND (o.status, o.waiting_reason, o.waiting_until) IS DISTINCT FROM (n.status, n.waiting_reason, n.waiting_until));
+    DELETE FROM timers WHERE task_id = ANY (ARRAY(SELECT o.id FROM new_rows AS n JOIN old_rows AS o ON o.id = n.id
+      WHERE o.status = 'pending' AND (o.status, o.waiting_reason, o.waiting_until) IS DISTINCT FROM (n.status, n.waiting_reason, n.waiting_until)));
+    DELETE FROM ready WHERE task_id = ANY (ARRAY(SELECT o.id FROM new_rows AS n JOIN old_rows AS o ON o.id = n.id
+      WHERE o.status = 'pending' AND (o.status, o.waiting_reason, o.waiting_until) IS DISTINCT FROM (n.status, n.waiting_reason, n.waiting_until)));
   END IF;
   IF EXISTS (SELECT FROM new_rows WHERE status = 'pending') THEN
     INSERT INTO ready (task_id, queue, executor, verifiers, phase, priority, crashes, ready_at)
@@ -443,10 +452,11 @@ BEGIN
   RETURN NULL;
 END $$
 --;;
-CREATE FUNCTION tasks_derive_delete() RETURNS trigger LANGUAGE plpgsql AS $$
+CREATE FUNCTION tasks_derive_delete() RETURNS trigger LANGUAGE plpgsql
+SET enable_seqscan = off SET enable_hashjoin = on AS $$
 BEGIN
-  DELETE FROM timers WHERE task_id IN (SELECT id FROM old_rows);
-  DELETE FROM ready WHERE task_id IN (SELECT id FROM old_rows);
+  DELETE FROM timers WHERE task_id = ANY (ARRAY(SELECT id FROM old_rows));
+  DELETE FROM ready WHERE task_id = ANY (ARRAY(SELECT id FROM old_rows));
   RETURN NULL;
 END $$
 --;;

@@ -229,6 +229,22 @@ BEGIN SELECT RAISE(ABORT, 'commits is written once: DELETE refused'); END
 CREATE TRIGGER blobs_refuse_update BEFORE UPDATE ON blobs
 BEGIN SELECT RAISE(ABORT, 'blobs is written once: UPDATE refused'); END
 --;;
+CREATE TRIGGER events_refuse_same_position BEFORE INSERT ON events
+WHEN EXISTS (SELECT 1 FROM events WHERE position = NEW.position)
+BEGIN SELECT RAISE(ABORT, 'events is written once: REPLACE refused'); END
+--;;
+CREATE TRIGGER events_refuse_same_version BEFORE INSERT ON events
+WHEN EXISTS (SELECT 1 FROM events WHERE stream = NEW.stream AND version = NEW.version)
+BEGIN SELECT RAISE(ABORT, 'events is written once: REPLACE refused'); END
+--;;
+CREATE TRIGGER commits_refuse_same_position BEFORE INSERT ON commits
+WHEN EXISTS (SELECT 1 FROM commits WHERE last_position = NEW.last_position)
+BEGIN SELECT RAISE(ABORT, 'commits is written once: REPLACE refused'); END
+--;;
+CREATE TRIGGER commits_refuse_same_command BEFORE INSERT ON commits
+WHEN EXISTS (SELECT 1 FROM commits WHERE command_id = NEW.command_id)
+BEGIN SELECT RAISE(ABORT, 'commits is written once: REPLACE refused'); END
+--;;
 CREATE TRIGGER tasks_derive_insert AFTER INSERT ON tasks WHEN NEW.status = 'pending'
 BEGIN
   INSERT INTO ready (task_id, queue, executor, verifiers, phase, priority, crashes, ready_at)
