@@ -2,10 +2,12 @@
 #
 #   PYTHON=...   the Python to build .venv with, 3.11 or newer
 #   TESTS=...    what `make test` runs: paths, and options of pytest
+#   JOBS=...     how many tests run at once
 
 SHELL := /bin/sh
 BIN := .venv/bin
 TESTS ?=
+JOBS ?= 2
 LOCK ?=
 BENCHMARKS ?= $(wildcard bench/*.py)
 # The job that `make demo` runs after the demonstration itself.
@@ -26,7 +28,7 @@ demo: $(RUN) ## run the demonstration and a real job; needs no key
 	@$(BIN)/python $(EXAMPLE)
 
 test: $(DEV) ## run all tests, with SQLite and PostgreSQL
-	@$(BIN)/python -m pytest $(TESTS)
+	@$(BIN)/python -m pytest -n $(JOBS) $(TESTS)
 
 check: $(DEV) ## check format, style, types and layers
 	@$(BIN)/ruff format --quiet --check --diff .

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import hypothesis
 import pytest
@@ -30,6 +31,21 @@ def pytest_terminal_summary(
     terminalreporter.write_line(_totals(terminalreporter))
 
 
+def _note_version(config: pytest.Config, version: str) -> None:
+    """Keep the server's version for the summary, which another process may write."""
+    config.stash[SERVER_VERSION] = version
+    if hasattr(config, "workeroutput"):
+        config.workeroutput["postgresql"] = version
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any, error: object) -> None:
+    """Take over what a worker process of the run noted."""
+    version = getattr(node, "workeroutput", {}).get("postgresql")
+    if version:
+        node.config.stash[SERVER_VERSION] = version
+
+
 def _totals(reporter: pytest.TerminalReporter) -> str:
     always = ("passed", "skipped", "deselected")
     counts = {
@@ -49,7 +65,7 @@ def postgres_server(
 ) -> Iterator[postgres.PostgresServer]:
     """A running PostgreSQL for the whole session."""
     with postgres.running_server() as server:
-        pytestconfig.stash[SERVER_VERSION] = server.version
+        _note_version(pytestconfig, server.version)
         yield server
 
 

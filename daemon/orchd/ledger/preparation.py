@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, TypeVar
+from typing import TypeVar
 
 from orchd.ledger.claims import (
     WORKER_SHARED,
@@ -40,10 +40,8 @@ from orchd.ledger.rows import (
     task_state,
 )
 from orchd.ledger.submissions import Taken, lookups
+from orchd.ledger.work import Gate, Work
 from orchd_eventstore import Transaction
-
-if TYPE_CHECKING:
-    from orchd.ledger.writer import Gate, Work
 
 _Kind = TypeVar("_Kind")
 _TASKS = (

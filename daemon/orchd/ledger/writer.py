@@ -7,8 +7,8 @@ that its repetition is the identical batch.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any, TypeAlias
+from collections.abc import Sequence
+from typing import Any
 
 from orchd.ledger.bodies import load_bodies
 from orchd.ledger.claims import WORKER_EXCLUSIVE
@@ -26,6 +26,7 @@ from orchd.ledger.port import (
 )
 from orchd.ledger.preparation import Preparation
 from orchd.ledger.resolution import Resolution, find_commit
+from orchd.ledger.work import Gate, Work
 from orchd_eventstore import (
     Appended,
     Commit,
@@ -39,32 +40,6 @@ from orchd_eventstore import (
 ROUNDS_MAX = 8
 """Most transactions for one command. From the second on the rows are locked before they
 are decided on, so that hardly any command needs a third."""
-
-Gate: TypeAlias = Callable[[Callable[[], bool]], bool]
-
-
-class Work:
-    """A command under way: what is answered, what is pending, what is in doubt."""
-
-    def __init__(self, requests: Sequence[Request], command_id: str) -> None:
-        self.requests = requests
-        self.command_id = command_id
-        self.outcomes: dict[int, Outcome] = {}
-        self.pending = list(range(len(requests)))
-        self.round = 0
-        self.plan: Plan | None = None
-        """What was sent when the answer was lost."""
-
-    @property
-    def round_id(self) -> str:
-        """The id under which the current transaction commits."""
-        return f"{self.command_id}~{self.round}" if self.round else self.command_id
-
-    def settle(self, outcomes: dict[int, Outcome]) -> None:
-        """Take over outcomes; what has none stays pending."""
-        self.outcomes |= outcomes
-        self.pending = [index for index in self.pending if index not in self.outcomes]
-        self.round += 1
 
 
 class Writer:
