@@ -156,7 +156,9 @@ async def test_a_child_that_was_killed_while_idle_is_replaced() -> None:
     executor = python("Counting")
     first = await executor.execute(run_context())
     assert isinstance(first, Success)
-    os.kill(int(first.output.split()[1]), signal.SIGKILL)
+    child = int(first.output.split()[1])
+    os.kill(child, signal.SIGKILL)
+    await until(lambda: process_start(child) is None)
     second = await answer_of(executor)
     assert isinstance(second, Success)
     assert second.output.split()[2] == "1"
