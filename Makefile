@@ -3,11 +3,14 @@
 #   PYTHON=...   the Python to build .venv with, 3.11 or newer
 #   TESTS=...    what `make test` runs: paths, and options of pytest
 #   JOBS=...     how many tests run at once
+#   TASKS=... KILLS=...   the size of the job of `make chaos`, and its kills
 
 SHELL := /bin/sh
 BIN := .venv/bin
 TESTS ?=
 JOBS ?= 2
+TASKS ?= 10000
+KILLS ?= 10
 LOCK ?=
 BENCHMARKS ?= $(wildcard bench/*.py)
 # The job that `make demo` runs after the demonstration itself.
@@ -18,7 +21,7 @@ RUN := .venv/.stamp-run
 DEV := .venv/.stamp-dev
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check fix bench lock clean
+.PHONY: help demo test chaos check fix bench lock clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-7s %s\n", $$1, $$2}' Makefile
@@ -29,6 +32,10 @@ demo: $(RUN) ## run the demonstration and a real job; needs no key
 
 test: $(DEV) ## run all tests, with SQLite and PostgreSQL
 	@$(BIN)/python -m pytest -n $(JOBS) $(TESTS)
+
+chaos: $(DEV) ## kill the daemon again and again in a bulk job; takes minutes
+	@ORCHD_TEST_STORM_TASKS=$(TASKS) ORCHD_TEST_STORM_KILLS=$(KILLS) \
+	  $(BIN)/python -m pytest tests/chaos
 
 check: $(DEV) ## check format, style, types and layers
 	@$(BIN)/ruff format --quiet --check --diff .

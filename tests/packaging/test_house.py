@@ -1,6 +1,7 @@
 """The house rules that no linter knows: layers, sizes, words, pins, lazy imports."""
 
 import ast
+import os
 import re
 import shutil
 import subprocess
@@ -257,3 +258,18 @@ def test_both_sets_of_requirements_agree() -> None:
     )
     assert run
     assert run <= developers
+
+
+def test_the_storm_of_kills_has_its_full_size() -> None:
+    ran = subprocess.run(
+        ["make", "--dry-run", "--always-make", "chaos"],
+        cwd=ROOT,
+        env={"PATH": os.environ["PATH"]},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    told = (ROOT / "tests" / "chaos" / "test_kill_storm.py").read_text()
+    for variable, value in (("TASKS", 10_000), ("KILLS", 10)):
+        assert f"ORCHD_TEST_STORM_{variable}={value} " in ran.stdout
+        assert f'"ORCHD_TEST_STORM_{variable}"' in told

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Callable
 
 from orchd.config.settings import Settings
@@ -11,6 +12,8 @@ from orchd.engine.clock import LedgerClock
 from orchd.engine.committer import Entry
 from orchd.interfaces import Task
 from orchd.ledger.port import Claimed, ClaimedTask, ClaimTasks, Origin, Outcome
+
+logger = logging.getLogger(__name__)
 
 
 class Claimer:
@@ -47,6 +50,10 @@ class Claimer:
         self._claiming = 0
         self._alone_waiting = False
         self._alone_running = False
+        self._alone_missed_at = -1
+        self._probed_at = -1
+        self._probes_missed: set[str] = set()
+        """Executors whose probe found nothing that may run beside others."""
         self.hungry = False
         self.enabled = False
         self.wakes = 0
@@ -76,8 +83,22 @@ class Claimer:
             return []
         if self._alone_waiting:
             return [self._entry(self._claim(1, alone=True))]
-        probes = [self._claim(1, probe=name) for name in self._breakers.probes()]
-        return [self._entry(claim) for claim in [*probes, self._claim(free)]]
+        if occupied <= 0 and self._probes_missed:
+            # What is left to probe with must run alone, and nothing else runs now.
+            return [
+                self._entry(self._claim(1, alone=True, probe=self._probes_missed.pop()))
+            ]
+        claims = self._probes(free)
+        if free > len(claims):
+            claims.append(self._claim(free - len(claims)))
+        return [self._entry(claim) for claim in claims]
+
+    def _probes(self, free: int) -> list[ClaimTasks]:
+        # Once a wake: a probe that finds nothing must not keep the slots from the others.
+        if self._probed_at == self.wakes:
+            return []
+        self._probed_at = self.wakes
+        return [self._claim(1, probe=name) for name in self._breakers.probes()[:free]]
 
     def _claim(
         self, slots: int, *, alone: bool = False, probe: str | None = None
@@ -122,11 +143,30 @@ class Claimer:
         if claim.alone:
             self._alone_running = bool(outcome.tasks)
             self._alone_waiting = False
+            if not outcome.tasks and claim.probe is None:
+                self._alone_missed_at = self.wakes
         if claim.probe is not None and outcome.tasks:
             self._breakers.probe_started(claim.probe)
+        elif claim.probe is not None and not claim.alone:
+            self._probes_missed.add(claim.probe)
         if claim.probe is None:
-            self._alone_waiting = outcome.alone_waiting and not claim.alone
-        if self._alone_waiting or len(outcome.tasks) >= claim.slots or claim.alone:
+            # What could not be had alone, for its queue's limit for example, is not asked
+            # for again before something has changed.
+            missed = self._alone_missed_at == self.wakes
+            self._alone_waiting = outcome.alone_waiting and not (claim.alone or missed)
+        if (
+            claim.probe is not None
+            or self._alone_waiting
+            or len(outcome.tasks) >= claim.slots
+            or claim.alone
+        ):
             self.hungry = True
         for task in outcome.tasks:
+            self._begin(task)
+
+    def _begin(self, task: ClaimedTask) -> None:
+        try:
             self._received(task)
+        except Exception:
+            # The others of this claim begin all the same; recovery finds this one.
+            logger.exception("task %s was claimed and cannot begin", task.state.id)

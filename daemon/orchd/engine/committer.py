@@ -120,23 +120,37 @@ class Committer:
         return batch
 
     async def _commit(self, batch: list[Entry]) -> None:
-        requests = [entry.request for entry in batch]
-        started = self._system.monotonic()
         try:
-            outcomes = await self._repeat(requests, self._system.new_id())
+            await self._commit_or_split(batch)
         except asyncio.CancelledError:
             for entry in batch:
                 entry.future.cancel()
             raise
+
+    async def _commit_or_split(self, batch: list[Entry]) -> None:
+        requests = [entry.request for entry in batch]
+        started = self._system.monotonic()
+        try:
+            outcomes = await self._repeat(requests, self._system.new_id())
         except Exception as error:
             logger.exception("a commit of %d requests failed", len(batch))
-            _fail(batch, error)
+            await self._fail(batch, error)
             return
         seconds = self._system.monotonic() - started
         for entry, outcome in zip(batch, outcomes, strict=True):
             if not entry.future.done():
                 entry.future.set_result(outcome)
         self._newsroom.committed(requests, outcomes, seconds)
+
+    async def _fail(self, batch: list[Entry], error: Exception) -> None:
+        # Whichever request is at fault fails alone. Those that were carried out before
+        # the error are safe to repeat: ids and tokens tell that they were.
+        if len(batch) > 1:
+            middle = len(batch) // 2
+            await self._commit(batch[:middle])
+            await self._commit(batch[middle:])
+        elif not batch[0].future.done():
+            batch[0].future.set_exception(error)
 
     async def _repeat(self, requests: list[Request], command_id: str) -> list[Outcome]:
         repeats = 0
@@ -162,9 +176,3 @@ class Committer:
             seconds = self._system.monotonic() - self.unavailable_since
             logger.warning("the ledger is available again after %.1f s", seconds)
             self.unavailable_since = None
-
-
-def _fail(batch: list[Entry], error: Exception) -> None:
-    for entry in batch:
-        if not entry.future.done():
-            entry.future.set_exception(error)

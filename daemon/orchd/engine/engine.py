@@ -38,8 +38,10 @@ logger = logging.getLogger(__name__)
 
 PATIENCE_SECONDS = 5.0
 """How long a caller waits for the ledger before it is told that it is unavailable."""
-LEFT_BEHIND_SECONDS = 1.0
+LEFT_BEHIND_SECONDS = 0.7
 """Beyond the kill grace: how long a stopped body may take to let go."""
+DRAIN_SECONDS = 1.0
+"""Beyond the kill grace: how long a drain waits until what was left behind is on disk."""
 WATCH_SECONDS = 1.0
 """Longest time between two looks at what other processes changed."""
 
@@ -79,6 +81,7 @@ class Engine:
         self._verifiers = dict(verifiers)
         self._runs: dict[tuple[str, int], Run] = {}
         self._quiet = asyncio.Event()
+        self._gives_back = False
         self.committer = Committer(ledger, system, self.newsroom)
         self.lease = LeaseKeeper(
             ledger=ledger,
@@ -120,6 +123,7 @@ class Engine:
             lease_seconds=settings.worker.lease_seconds,
             offer=self.offer,
             is_running=lambda state: (state.id, state.token or 0) in self._runs,
+            is_claiming=lambda: self._claimer.busy,
         )
         self._watch = LedgerWatch(self, interval_seconds=WATCH_SECONDS)
 
@@ -207,9 +211,11 @@ class Engine:
         """
         self.pause_claims()
         await self._until_quiet(timeout_seconds)
+        # A claim may still be on its way, so what begins from here on is stopped too.
+        self._gives_back = True
         for run in self.runs():
             self.stop_run(run, Stop.DRAIN)
-        grace = self.settings.worker.kill_grace_seconds + LEFT_BEHIND_SECONDS
+        grace = self.settings.worker.kill_grace_seconds + DRAIN_SECONDS
         await self._until_quiet(grace)
 
     async def stop(self, timeout_seconds: float = 0.0) -> None:
@@ -226,7 +232,8 @@ class Engine:
             await verifier.close()
 
     async def _retire(self) -> None:
-        if self._runs:
+        # The row of a worker that may yet hold a task is what that task is found by.
+        if self._runs or self._claimer.busy:
             return
         with suppress(LedgerUnavailable):
             await self.ledger.retire_worker(self.worker_id)
@@ -299,6 +306,7 @@ class Engine:
 
     def resume_claims(self) -> None:
         """Let tasks start again."""
+        self._gives_back = False
         self._claimer.enabled = True
         self.wake()
 
@@ -320,8 +328,11 @@ class Engine:
         run = Run(claimed, self.newsroom.traceparent(claimed.state))
         self._runs[run.key] = run
         run.task = asyncio.create_task(self._work(run))
+        if self._gives_back:
+            self.stop_run(run, Stop.DRAIN)
 
     async def _work(self, run: Run) -> None:
+        run.started = True
         try:
             await self._runner.run(run)
         except Exception:

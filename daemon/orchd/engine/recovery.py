@@ -27,6 +27,9 @@ class Recovery(Service):
     since the last boot and its process is gone, or when its lease has run out and this
     worker has itself held a lease for as long. It is fenced first, so that it cannot
     claim any more; then its tasks are released in batches; then its row is removed.
+
+    It also looks for tasks that this worker holds without running them: an error that
+    nobody foresaw, between a claim or an end and its commit, must not strand a task.
     """
 
     name = "recovery"
@@ -42,6 +45,7 @@ class Recovery(Service):
         lease_seconds: float,
         offer: Callable[[Request], asyncio.Future[Outcome]],
         is_running: Callable[[TaskState], bool],
+        is_claiming: Callable[[], bool],
     ) -> None:
         super().__init__(system, interval_seconds)
         self._ledger = ledger
@@ -50,6 +54,9 @@ class Recovery(Service):
         self._lease_seconds = lease_seconds
         self._offer = offer
         self._is_running = is_running
+        self._is_claiming = is_claiming
+        self._suspects: frozenset[tuple[str, int | None]] = frozenset()
+        """Tasks and tokens that the last look found held here and not running."""
         self._host, self._boot = machine.host_name(), machine.boot_id()
 
     async def tick(self) -> None:
@@ -57,6 +64,19 @@ class Recovery(Service):
         for worker in await self._ledger.workers():
             if worker.id != self._lease.worker.id and await self._is_fenced(worker):
                 await self._release_all(worker)
+        await self._release_lost_runs()
+
+    async def _release_lost_runs(self) -> None:
+        own = self._lease.worker.id
+        held = await self._ledger.held_by(own, limit=BATCH_TASKS_MAX)
+        # A claim on its way is held on disk before it runs here; hence two looks.
+        lost = [] if self._is_claiming() else [s for s in held if not self._is_running(s)]
+        confirmed = [state for state in lost if (state.id, state.token) in self._suspects]
+        self._suspects = frozenset((state.id, state.token) for state in lost)
+        for state in confirmed:
+            logger.error("run %d of task %s was lost here; released", state.runs, state.id)
+        if confirmed:
+            await self._release(own, confirmed, f"worker {own} lost its run")
 
     async def _is_fenced(self, worker: WorkerView) -> bool:
         if worker.fenced:
@@ -85,23 +105,26 @@ class Recovery(Service):
             orphans = [state for state in held if not self._is_running(state)]
             if not orphans:
                 return
-            await self._release(worker.id, orphans)
+            await self._release(worker.id, orphans, f"worker {worker.id} died")
             released += len(orphans)
         await self._ledger.retire_worker(worker.id)
         logger.info(
             "worker %s on %s is dead; released %d tasks", worker.id, worker.host, released
         )
 
-    async def _release(self, worker_id: str, held: Sequence[TaskState]) -> None:
-        origin = Origin(
-            actor="recovery",
-            reason=f"worker {worker_id} died",
-            worker=self._lease.worker.id,
-        )
-        command = Recover(now=self._clock.now(), worker=worker_id)
+    async def _release(
+        self, worker_id: str, held: Sequence[TaskState], reason: str
+    ) -> None:
+        origin = Origin(actor="recovery", reason=reason, worker=self._lease.worker.id)
+        now = self._clock.now()
         futures = [
             self._offer(
-                ActOnTask(task_id=state.id, command=command, origin=origin, known=state)
+                ActOnTask(
+                    task_id=state.id,
+                    command=Recover(now=now, worker=worker_id, token=state.token),
+                    origin=origin,
+                    known=state,
+                )
             )
             for state in held
         ]

@@ -38,7 +38,16 @@ class Run:
     ignores its cancellation can be left behind without a second report.
     """
 
-    __slots__ = ("claimed", "context", "ended", "state", "stop_reason", "task", "verifier")
+    __slots__ = (
+        "claimed",
+        "context",
+        "ended",
+        "started",
+        "state",
+        "stop_reason",
+        "task",
+        "verifier",
+    )
 
     def __init__(self, claimed: ClaimedTask, traceparent: str | None = None) -> None:
         self.claimed = claimed
@@ -46,6 +55,9 @@ class Run:
         self.context = context_of(claimed, traceparent)
         self.stop_reason: Stop | None = None
         self.task: asyncio.Task[None] | None = None
+        self.started = False
+        """Whether the coroutine has begun; one that has not looks for the reason itself,
+        while its cancellation would keep it from recording any end."""
         self.verifier = ""
         """The verifier at work, for the report of a run that is left behind."""
         self.ended = False
@@ -65,7 +77,8 @@ class Run:
         if self.ended or self.stop_reason is not None or self.task is None:
             return False
         self.stop_reason = reason
-        self.task.cancel()
+        if self.started:
+            self.task.cancel()
         return True
 
     def take_timeout(self) -> bool:

@@ -123,9 +123,13 @@ class ConfirmCancel(RunCommand, frozen=True, kw_only=True):
 
 
 class Recover(Command, frozen=True, kw_only=True):
-    """The worker that held the task is dead: take the task from it."""
+    """The worker that held the task is dead, or has lost this run: take the task from it.
+
+    With a `token` only that run is ended, and not a later one of the same worker.
+    """
 
     worker: str
+    token: int | None = None
 
 
 class Cancel(Command, frozen=True, kw_only=True):

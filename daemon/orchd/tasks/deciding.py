@@ -311,6 +311,8 @@ def _confirm_cancel(state: TaskState, command: c.ConfirmCancel) -> Events:
 def _recover(state: TaskState, command: c.Recover) -> Events:
     if state.status is not TaskStatus.IN_PROGRESS or state.worker != command.worker:
         return ()
+    if command.token is not None and state.token != command.token:
+        return ()
     if state.cancel_requested:
         return (e.TaskCancelled(run=state.runs),)
     if state.alone:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import os
 import shlex
+import shutil
+import sys
 import tempfile
 from pathlib import Path
 
@@ -70,13 +72,22 @@ def _outcome(item: dict[str, object]) -> str:
 def _hint(tell: object, file: Path, database: str) -> None:
     assert callable(tell)
     config, url = shlex.quote(str(file)), shlex.quote(database)
+    orchd = _program()
     for line in (
         "",
         f"The state is in {file.parent}. Try next:",
-        f"  orchd --database {url} log export",
-        f"  orchd --database {url} replay --check",
-        f"  orchd --database {url} task show haiku",
-        f"  orchd --config {config} dlq requeue hopeless",
-        f"  orchd --config {config} serve --until-idle --listen 127.0.0.1:0",
+        f"  {orchd} --database {url} log export",
+        f"  {orchd} --database {url} replay --check",
+        f"  {orchd} --database {url} task show haiku",
+        f"  {orchd} --config {config} dlq requeue hopeless",
+        f"  {orchd} --config {config} serve --until-idle --listen 127.0.0.1:0",
     ):
         tell(line)
+
+
+def _program() -> str:
+    """Return what a shell here starts this program with: its path, unless on $PATH."""
+    called = sys.argv[0]
+    if Path(called).name != "orchd" or shutil.which("orchd"):
+        return "orchd"
+    return shlex.quote(called)

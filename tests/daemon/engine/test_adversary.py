@@ -14,7 +14,7 @@ from orchd.interfaces import TaskStatus
 from orchd.ledger.port import ActOnTask, ClaimTasks, Outcome, Request, Submitted
 from orchd.tasks.commands import Complete
 from orchd.tasks.failures import ErrorClass
-from support.engines import Harness, ScriptedExecutor, settings_for, until
+from support.engines import Harness, ScriptedExecutor, settings_for
 
 Open = Callable[..., Awaitable[Harness]]
 
@@ -131,10 +131,10 @@ async def test_a_claim_that_arrives_during_the_drain_is_given_back(start: Open) 
     claimed, release = asyncio.Event(), asyncio.Event()
 
     async def hold_claim(requests: Sequence[Request]) -> None:
-        if any(isinstance(r, ClaimTasks) for r in requests):
-            if await harness.ledger.held_by(harness.engine.worker_id, limit=1):
-                claimed.set()
-                await release.wait()
+        claims = any(isinstance(r, ClaimTasks) for r in requests)
+        if claims and await harness.ledger.held_by(harness.engine.worker_id, limit=1):
+            claimed.set()
+            await release.wait()
 
     Saboteur(harness).after = hold_claim
     await harness.submit("a")
@@ -191,11 +191,37 @@ async def test_a_probe_takes_one_of_the_slots(start: Open, database_url: str) ->
     settings = settings_for(database_url, retry=retry, breaker=breaker, concurrency=1)
     first, second = ScriptedExecutor(work), ScriptedExecutor(work, name="other")
     harness = await start(first, second, settings=settings)
-    await harness.submit("probe")
-    await until(lambda: bool(first.calls))
+    await harness.submit("probe", max_attempts=10)
+    while not await harness.ledger.breakers():
+        await asyncio.sleep(0.005)
     down = False
-    for number in range(60):
+    for number in range(150):
         await harness.submit(f"other-{number}", executor="other")
     await harness.settle(30.0)
     assert (await harness.task("probe")).status is TaskStatus.COMPLETED
     assert most == 1
+
+
+async def test_a_task_that_must_run_alone_can_be_a_breakers_probe(
+    start: Open, database_url: str
+) -> None:
+    """Else a breaker whose only waiting task has crashed too often never closes."""
+    down = True
+
+    async def work(context: RunContext) -> ExecutorAnswer:
+        if down:
+            return Failure(error="down", error_class=ErrorClass.DEPENDENCY)
+        return Success(output="fine")
+
+    no_wait = Backoff(initial_seconds=0.0, jitter=False)
+    retry = RetrySettings(backoff=no_wait, max_crashes=0)
+    breaker = BreakerSettings(failures=1, cooldown_seconds=0.3)
+    executor = ScriptedExecutor(work)
+    settings = settings_for(database_url, retry=retry, breaker=breaker)
+    harness = await start(executor, settings=settings)
+    await harness.submit("a", max_attempts=10)
+    while not await harness.ledger.breakers():
+        await asyncio.sleep(0.005)
+    down = False
+    await harness.settle()
+    assert (await harness.task("a")).status is TaskStatus.COMPLETED
