@@ -160,7 +160,10 @@ class SupervisedLedger:
     # --- reads ------------------------------------------------------------------------
 
     async def has_work(
-        self, executors: tuple[str, ...], verifiers: tuple[str, ...]
+        self,
+        executors: tuple[str, ...],
+        verifiers: tuple[str, ...],
+        queues: tuple[str, ...] = ("*",),
     ) -> bool:
         """Tell whether the run goes on: it pauses, or the gate has not refused."""
         if self.error is not None:

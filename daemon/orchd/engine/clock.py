@@ -17,6 +17,7 @@ class LedgerClock:
         self._ledger = ledger
         self._system = system
         self._offset = system.now() - self._local()
+        self._uncertainty: int | None = None
 
     def now(self) -> int:
         """Return the ledger's instant in microseconds, to within network delay."""
@@ -26,7 +27,15 @@ class LedgerClock:
         """Ask the database for the time."""
         before = self._local()
         instant = await self._ledger.now()
-        self._offset = instant - (before + self._local()) // 2
+        after = self._local()
+        uncertainty = (after - before) // 2
+        offset = instant - before - uncertainty
+        # A slow answer says little. It only counts when it contradicts what is known, so
+        # that the clock does not waver, and events of one task keep their order.
+        known = self._uncertainty
+        contradicted = abs(offset - self._offset) > uncertainty
+        if known is None or uncertainty < known or contradicted:
+            self._offset, self._uncertainty = offset, uncertainty
 
     def _local(self) -> int:
         return round(self._system.monotonic() * MICROSECONDS_PER_SECOND)

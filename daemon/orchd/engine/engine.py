@@ -261,7 +261,9 @@ class Engine:
 
     async def _has_work(self) -> bool:
         try:
-            return await self.ledger.has_work(self.executor_names, self.verifier_names)
+            return await self.ledger.has_work(
+                self.executor_names, self.verifier_names, self.settings.worker.queues
+            )
         except LedgerUnavailable:
             return True
 

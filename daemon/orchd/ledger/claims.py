@@ -150,6 +150,13 @@ def _add_capabilities(conditions: _Conditions, dialect: Dialect, claim: ClaimTas
     )
 
 
+def served_queues(dialect: Dialect, patterns: Sequence[str]) -> tuple[str, Sequence[Any]]:
+    """Return the condition that a row `r` is in a served queue, and its parameters."""
+    conditions = _Conditions()
+    _add_queues(conditions, dialect, patterns)
+    return conditions.text or "TRUE", conditions.parameters
+
+
 def _add_queues(conditions: _Conditions, dialect: Dialect, patterns: Sequence[str]) -> None:
     if "*" in patterns:
         return

@@ -342,13 +342,16 @@ class Ledger(Protocol):
         ...
 
     async def has_work(
-        self, executors: tuple[str, ...], verifiers: tuple[str, ...]
+        self,
+        executors: tuple[str, ...],
+        verifiers: tuple[str, ...],
+        queues: tuple[str, ...] = ("*",),
     ) -> bool:
         """Tell whether anything can still go on without a person (`--until-idle`).
 
-        True while a task is in progress anywhere, or is pending in a queue that is not
-        paused, for an executor (or, holding a result, verifiers) among the given ones,
-        and waits at most for time.
+        True while a task is in progress anywhere, or is pending in one of `queues` that
+        is not paused, for an executor (or, holding a result, verifiers) among the given
+        ones, and waits at most for time.
         """
         ...
 

@@ -11,6 +11,7 @@ import msgspec
 
 from orchd.breakers import BreakerState
 from orchd.interfaces import TaskStatus
+from orchd.ledger.claims import served_queues
 from orchd.ledger.dialects import Dialect
 from orchd.ledger.leases import SELECT_WORKERS, worker_view
 from orchd.ledger.port import QueueView, TaskFilter, TaskPage, WorkerView
@@ -39,7 +40,7 @@ _RUNNING = "SELECT 1 FROM tasks WHERE status = 'in_progress' LIMIT 1"
 _WAITING = (
     "SELECT 1 FROM {table} AS r WHERE (r.phase = 'execute' AND r.executor = ANY(?)"
     " OR r.phase = 'verify' AND {verifiable})"
-    " AND r.queue NOT IN (SELECT name FROM queues WHERE paused) LIMIT 1"
+    " AND r.queue NOT IN (SELECT name FROM queues WHERE paused) AND {served} LIMIT 1"
 )
 _READY_FOR = (
     "SELECT 1 FROM ready AS r WHERE r.phase = 'execute' AND r.executor = ?"
@@ -166,14 +167,21 @@ class Reads:
         due: int | None = self._rows("SELECT min(due_at) FROM timers")[0][0]
         return due
 
-    def has_work(self, executors: Sequence[str], verifiers: Sequence[str]) -> bool:
+    def has_work(
+        self, executors: Sequence[str], verifiers: Sequence[str], queues: Sequence[str]
+    ) -> bool:
         """Tell whether anything can still go on without a person."""
         if self._rows(_RUNNING):
             return True
+        served, patterns = served_queues(self._dialect, queues)
         names = (self._dialect.array(executors), names_text(tuple(verifiers)))
         verifiable = self._dialect.subset("r.verifiers")
         return any(
-            self._rows(_WAITING.format(table=table, verifiable=verifiable), *names)
+            self._rows(
+                _WAITING.format(table=table, verifiable=verifiable, served=served),
+                *names,
+                *patterns,
+            )
             for table in ("ready", "timers")
         )
 

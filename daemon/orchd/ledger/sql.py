@@ -201,9 +201,12 @@ class SQLLedger:
         return await self._read(self._reads.next_due)
 
     async def has_work(
-        self, executors: tuple[str, ...], verifiers: tuple[str, ...]
+        self,
+        executors: tuple[str, ...],
+        verifiers: tuple[str, ...],
+        queues: tuple[str, ...] = ("*",),
     ) -> bool:
-        return await self._read(self._reads.has_work, executors, verifiers)
+        return await self._read(self._reads.has_work, executors, verifiers, queues)
 
     async def has_waiting(self, executor: str) -> bool:
         """Tell whether a task waits for nothing but this executor, breakers aside."""

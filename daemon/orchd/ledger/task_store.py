@@ -420,7 +420,10 @@ class TaskStoreLedger:
         return min(self._waiting.values(), default=None)
 
     async def has_work(
-        self, executors: tuple[str, ...], verifiers: tuple[str, ...]
+        self,
+        executors: tuple[str, ...],
+        verifiers: tuple[str, ...],
+        queues: tuple[str, ...] = ("*",),
     ) -> bool:
         """Tell whether a task runs or waits, or the store has not been asked since."""
         if self.error is not None:

@@ -769,3 +769,15 @@ async def test_a_half_open_breaker_lets_one_task_through(
     go_on.set()
     await harness.settle()
     assert len(executor.calls) == 7
+
+
+async def test_a_task_in_a_queue_that_is_not_served_keeps_nobody_waiting(
+    start: Open, database_url: str
+) -> None:
+    settings = settings_for(database_url, queues=("mine", "my-*"))
+    harness = await start(ScriptedExecutor(), settings=settings)
+    await harness.submit("served", queue="my-own")
+    await harness.submit("left", queue="theirs")
+    await harness.settle()
+    assert (await harness.task("served")).status is TaskStatus.COMPLETED
+    assert (await harness.task("left")).status is TaskStatus.PENDING
