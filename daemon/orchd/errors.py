@@ -7,6 +7,7 @@
         ├── StateLocked         another process owns it
         ├── StateUnreadable     it is there, but not usable
         ├── SchemaTooOld        it must be upgraded first
+        ├── SchemaInUse         daemons of the release before are at work on it
         └── SchemaTooNew        a newer orchd made it
 
 Each message says what happened, to what, and what to do. `exit_code` is what the command
@@ -79,6 +80,12 @@ class SchemaTooOld(StateError):
     """The state's schema is older than this program needs."""
 
     exit_code = 78
+
+
+class SchemaInUse(StateError):
+    """The state's schema is older, and daemons of an older release are at work on it."""
+
+    exit_code = 75
 
 
 class SchemaTooNew(StateError):

@@ -5,6 +5,7 @@ user's projections are written in the same transaction. Positions are dense and 
 order, and a hash chain covers everything. The store knows nothing of what events mean.
 """
 
+from orchd_eventstore.backend import Execute, Producer
 from orchd_eventstore.canonical import canonical_json
 from orchd_eventstore.errors import (
     BatchRejected,
@@ -25,11 +26,12 @@ from orchd_eventstore.events import (
     Conflict,
     Head,
     NewEvent,
+    Produced,
     RecordedEvent,
     Rejected,
 )
 from orchd_eventstore.projection import Projection
-from orchd_eventstore.store import EventStore, Transaction
+from orchd_eventstore.store import EventStore, Session, Transaction
 from orchd_eventstore.upcasting import Upcasters, readable
 from orchd_eventstore.verification import BadCommit, Verification
 
@@ -45,14 +47,18 @@ __all__ = [
     "Conflict",
     "EventStore",
     "EventStoreError",
+    "Execute",
     "Head",
     "InvalidAppend",
     "LogCorrupted",
     "NewEvent",
     "OutcomeUnknown",
+    "Produced",
+    "Producer",
     "Projection",
     "RecordedEvent",
     "Rejected",
+    "Session",
     "StoreUnavailable",
     "Transaction",
     "UnknownEvent",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import Any, Protocol
 
@@ -16,6 +16,7 @@ from orchd_eventstore.events import (
     Blob,
     Commit,
     Conflict,
+    Produced,
 )
 from orchd_eventstore.news import News
 from orchd_eventstore.projection import Projection
@@ -23,8 +24,54 @@ from orchd_eventstore.projection import Projection
 Projections = Mapping[str, Projection]
 
 
+Execute = Callable[[str, Sequence[Any]], list[tuple[Any, ...]]]
+"""Runs a statement in the driver's own parameter style and returns its rows."""
+
+
+class Producer(Protocol):
+    """Adds items to a batch within its transaction, once the batch's own are stored.
+
+    What it reads can be locked without anybody waiting for a client: on PostgreSQL a
+    function in the database does the work, on SQLite there is only one writer.
+    """
+
+    def wish(self) -> str:
+        """PostgreSQL: return the JSON text that the database's producer gets.
+
+        The producer is a function `(wish json, changes json)` that returns one row:
+        `events` (objects with item, stream, version, type, data and meta), `counters`
+        (objects with name, delta and items) and `answer`, each of them JSON or null. Its
+        `changes` are what the accepted items of the batch add to each counter.
+        """
+        ...
+
+    def produce(self, execute: Execute, changes: Mapping[str, int]) -> Produced:
+        """SQLite: return the items to add; `changes` as above."""
+        ...
+
+
+class BackendSession(Protocol):
+    """Reads, then one append."""
+
+    def execute_all(
+        self, statements: Sequence[tuple[str, Sequence[Any]]]
+    ) -> list[list[tuple[Any, ...]]]:
+        """Run several statements, in one round trip where the driver can."""
+        ...
+
+    def append(
+        self,
+        items: Sequence[Append],
+        command_id: str,
+        blobs: Sequence[Blob],
+        producer: Producer | None,
+    ) -> Commit:
+        """Append and commit; raises what `EventStore.append` raises."""
+        ...
+
+
 class BackendTransaction(Protocol):
-    """A transaction in which the user reads and locks before the append ends it."""
+    """A transaction that changes what the log does not say."""
 
     def execute(
         self, statement: str, parameters: Sequence[Any] = ()
@@ -38,14 +85,8 @@ class BackendTransaction(Protocol):
         """Run several statements in one round trip where the driver can."""
         ...
 
-    def append(
-        self, items: Sequence[Append], command_id: str, blobs: Sequence[Blob]
-    ) -> Commit:
-        """Append and commit; raises what `EventStore.append` raises."""
-        ...
-
     def commit(self) -> None:
-        """Commit without an append."""
+        """Commit what has been done."""
         ...
 
 
@@ -55,14 +96,22 @@ class Backend(Protocol):
     placeholder: str
     """How the driver marks a parameter: `?` or `%s`."""
 
+    def session(self) -> AbstractContextManager[BackendSession]:
+        """Begin to read for one append."""
+        ...
+
     def transaction(self) -> AbstractContextManager[BackendTransaction]:
-        """Begin a transaction; it is rolled back unless it was appended or committed."""
+        """Begin a transaction; it is rolled back unless it was committed."""
         ...
 
     def append(
-        self, items: Sequence[Append], command_id: str, blobs: Sequence[Blob]
+        self,
+        items: Sequence[Append],
+        command_id: str,
+        blobs: Sequence[Blob],
+        producer: Producer | None,
     ) -> Commit:
-        """Append in a transaction of its own."""
+        """Append without reading anything before."""
         ...
 
     def reader(self) -> AbstractContextManager[sa.Connection]:
@@ -162,11 +211,25 @@ def joined(command_id: str, parts: Sequence[Commit]) -> Commit:
         recorded_at=max(times, default=None),
         outcomes=tuple(outcome for part in parts for outcome in part.outcomes),
         repeated=any(part.repeated for part in parts),
+        answer=next((part.answer for part in parts if part.answer is not None), None),
     )
 
 
-def halves(items: Sequence[Append]) -> Iterator[tuple[str, int, Sequence[Append]]]:
-    """Split a batch in two; yields (suffix of the command id, offset, items)."""
+def halves(items: Sequence[Append]) -> Iterator[tuple[str, Sequence[Append]]]:
+    """Split a batch in two; yields (suffix of the command id, items)."""
     middle = len(items) // 2
-    yield "/a", 0, items[:middle]
-    yield "/b", middle, items[middle:]
+    yield "/a", items[:middle]
+    yield "/b", items[middle:]
+
+
+PRODUCED = "/p"
+"""Suffix of the command id under which a split batch asks its producer."""
+
+
+def changes_of(items: Iterable[Append]) -> dict[str, int]:
+    """Return what items add to each counter."""
+    totals: dict[str, int] = {}
+    for item in items:
+        for name, delta in item.counters.items():
+            totals[name] = totals.get(name, 0) + delta
+    return totals

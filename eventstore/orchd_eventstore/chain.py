@@ -1,9 +1,15 @@
 """The hash chain over the commits of a log.
 
-`hash = sha256(previous hash ‖ sha256(frame))` in lower-case hexadecimal, where the frame
-of a commit is the netstrings (length ":" bytes ",", see D. J. Bernstein, "Netstrings",
-1997) of its command id, its time in microseconds and, for each event in order, position,
-stream, version, type, data and meta. On PostgreSQL the database computes the same.
+`hash = sha256(previous hash ‖ sha256(frame))` in lower-case hexadecimal. The frame of a
+commit is made of netstrings (length ":" bytes ",", see D. J. Bernstein, "Netstrings",
+1997). A commit says by which rules it was hashed:
+
+1   its command id, its time in microseconds and, for each event in order, position,
+    stream, version, type, data and meta;
+2   the text `2`, then the same, but the SHA-256 of each event's data in the place of the
+    data. So data can be erased later and the chain still be verified.
+
+On PostgreSQL the database computes the same.
 """
 
 from __future__ import annotations
@@ -13,24 +19,46 @@ from collections.abc import Iterable
 
 from orchd_eventstore.events import RecordedEvent
 
+CURRENT_RULES = 2
+"""The rules by which new commits are hashed."""
+KNOWN_RULES = (1, 2)
+"""All rules that this release can verify."""
+
 
 def commit_hash(
-    previous: str, command_id: str, recorded_at: int, events: Iterable[RecordedEvent]
+    previous: str,
+    command_id: str,
+    recorded_at: int,
+    events: Iterable[RecordedEvent],
+    rules: int = CURRENT_RULES,
 ) -> str:
-    """Return the hash of a commit that follows the commit with hash `previous`."""
-    frame = hashlib.sha256(_netstrings(command_id, str(recorded_at)))
+    """Return the hash of a commit that follows the commit with hash `previous`.
+
+    Raises:
+        ValueError: the rules are none that this release knows.
+    """
+    if rules not in KNOWN_RULES:
+        raise ValueError(f"commits are hashed by the unknown rules {rules}")
+    head = () if rules == 1 else (str(rules),)
+    frame = hashlib.sha256(_netstrings(*head, command_id, str(recorded_at)))
     for event in events:
+        data = event.data if rules == 1 else data_hash(event.data)
         frame.update(
             _netstrings(
                 str(event.position),
                 event.stream,
                 str(event.version),
                 event.type,
-                event.data,
+                data,
                 event.meta,
             )
         )
     return hashlib.sha256((previous + frame.hexdigest()).encode()).hexdigest()
+
+
+def data_hash(data: str) -> str:
+    """Return the SHA-256 of an event's data, as the chain covers it."""
+    return hashlib.sha256(data.encode()).hexdigest()
 
 
 def _netstrings(*fields: str) -> bytes:

@@ -28,6 +28,9 @@ class EventStoreError(Exception):
 class StoreUnavailable(EventStoreError):  # states a condition
     """The database cannot be reached or is busy; the same call may succeed later."""
 
+    disk_failed = False
+    """Whether a file could not be read, written or synced."""
+
 
 class OutcomeUnknown(StoreUnavailable):
     """The connection was lost when COMMIT may have been carried out.
@@ -70,7 +73,7 @@ class CommandRepeated(EventStoreError):
 
 COMMAND_CONSTRAINT = "commits_command_id_key"
 _SQLITE_BUSY = ("locked", "busy")
-_SQLITE_UNAVAILABLE = ("disk i/o error", "unable to open", "full", "readonly")
+_SQLITE_DISK_FAILED = ("disk i/o error", "disk is full", "unable to open", "malformed")
 _RETRYABLE_STATES = frozenset(
     # serialization_failure, deadlock_detected, lock_not_available, too_many_connections,
     # admin_shutdown, crash_shutdown, cannot_connect_now, idle_in_transaction_timeout,
@@ -138,9 +141,15 @@ def _translate(error: Any, at_commit: bool) -> EventStoreError:
         if kind == "InterfaceError" and "closed" in text:
             return StoreUnavailable(text)
         return BatchRejected(text)
+    return _translate_text(text, at_commit)
+
+
+def _translate_text(text: str, at_commit: bool) -> StoreUnavailable:
+    unavailable = StoreUnavailable(text)
     if at_commit and not any(word in text for word in _SQLITE_BUSY):
-        return OutcomeUnknown(f"the connection was lost at COMMIT: {text}")
-    return StoreUnavailable(text)
+        unavailable = OutcomeUnknown(f"the connection was lost at COMMIT: {text}")
+    unavailable.disk_failed = any(word in text.lower() for word in _SQLITE_DISK_FAILED)
+    return unavailable
 
 
 def _translate_state(error: Any, state: str, text: str) -> EventStoreError:

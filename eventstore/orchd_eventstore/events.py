@@ -60,6 +60,8 @@ class Append(Value, frozen=True, kw_only=True):
     events: Sequence[NewEvent]
     projection: str | None = None
     row: Mapping[str, Any] | None = None
+    changed: frozenset[str] | None = None
+    """The columns in which `row` differs from the row before; None: it is not known."""
     counters: Mapping[str, int] = {}
     """Counter name -> what to add to it if the item is accepted."""
 
@@ -114,6 +116,16 @@ class Commit(Value, frozen=True, kw_only=True):
     outcomes: tuple[Outcome, ...]
     repeated: bool = False
     """Whether the command was in the log already."""
+    answer: Any = None
+    """What the batch's producer answers, if it had one."""
+
+
+class Produced(Value, frozen=True, kw_only=True):
+    """What a producer adds to a batch; none of the items may lose."""
+
+    items: Sequence[Append]
+    answer: Any = None
+    """For the caller, in `Commit.answer`."""
 
 
 class Head(Value, frozen=True, kw_only=True):

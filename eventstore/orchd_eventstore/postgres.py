@@ -1,46 +1,35 @@
-"""The store on PostgreSQL: an append is one call of a server-side function."""
+"""The store on PostgreSQL: an append is one call of a server-side function.
+
+Nothing is ever locked while the server waits for the client, except in a `transaction`,
+which is for changes that the log does not say. A client may freeze wherever it likes.
+"""
 
 from __future__ import annotations
 
-import base64
-import logging
 import select
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from typing import Any
 
-import msgspec
 import sqlalchemy as sa
 
 from orchd_eventstore.backend import (
     COMMIT_EVENTS,
     COMMIT_RANGE,
+    PRODUCED,
+    Producer,
     Projections,
     halves,
     joined,
     resolved,
 )
-from orchd_eventstore.errors import (
-    BatchRejected,
-    CommandRepeated,
-    rejecting,
-    translated,
-)
-from orchd_eventstore.events import (
-    NO_STREAM,
-    Append,
-    Appended,
-    Blob,
-    Commit,
-    Conflict,
-    Outcome,
-    Rejected,
-)
+from orchd_eventstore.errors import BatchRejected, CommandRepeated, translated
+from orchd_eventstore.events import Append, Blob, Commit, Rejected
 from orchd_eventstore.news import News
-from orchd_eventstore.postgres_ddl import NOTIFY_CHANNEL, append_signature
-
-logger = logging.getLogger(__name__)
+from orchd_eventstore.postgres_ddl import append_call
+from orchd_eventstore.postgres_listening import Listener
+from orchd_eventstore.postgres_wire import Answer, Wire, commit_of, decode_answer
 
 SESSION = {
     "synchronous_commit": "on",
@@ -57,11 +46,6 @@ CONNECT = {
     "tcp_user_timeout": 20_000,
     "application_name": "orchd",
 }
-_encode = msgspec.json.Encoder().encode
-
-
-def _json(value: Any) -> str | None:
-    return _encode(value).decode() if value else None
 
 
 class PostgresBackend:
@@ -70,8 +54,8 @@ class PostgresBackend:
     placeholder = "%s"
 
     def __init__(self, url: sa.URL, projections: Projections, *, readers: int = 4) -> None:
-        self._projections = projections
-        self._call = append_signature(tuple(projections.values()))
+        self._wire = Wire(projections)
+        self._call = append_call(tuple(projections.values()))
         options = " ".join(f"-c {name}={value}" for name, value in SESSION.items())
         self._engine = sa.create_engine(
             url,
@@ -85,7 +69,7 @@ class PostgresBackend:
         self._writer: Any = None
         self._pipeline: Any = None
         self._open = ExitStack()
-        self._listener = _Listener(self._engine)
+        self._listener = Listener(self._engine)
 
     @contextmanager
     def _connection(self) -> Iterator[Any]:
@@ -115,9 +99,13 @@ class PostgresBackend:
                 writer.invalidate()
 
     @contextmanager
+    def session(self) -> Iterator[PostgresSession]:
+        yield PostgresSession(self)
+
+    @contextmanager
     def transaction(self) -> Iterator[PostgresTransaction]:
         with self._connection() as connection:
-            transaction = PostgresTransaction(self, connection, self._pipeline)
+            transaction = PostgresTransaction(connection, self._pipeline)
             try:
                 yield transaction
             finally:
@@ -125,88 +113,90 @@ class PostgresBackend:
         if transaction.committed:
             self.news.tell()
 
-    def append(
-        self, items: Sequence[Append], command_id: str, blobs: Sequence[Blob]
-    ) -> Commit:
-        with self._connection() as connection:
+    def execute_all(
+        self, statements: Sequence[tuple[str, Sequence[Any]]]
+    ) -> list[list[tuple[Any, ...]]]:
+        """Run statements that only read, outside any transaction, in one round trip."""
+        with self._connection() as connection, translated():
             try:
-                answer = self._call_alone(connection, items, command_id, blobs)
-            except BatchRejected:
-                # The transaction that could not be stored as a whole is bisected in a
-                # transaction, where each part has a savepoint.
-                with self.transaction() as transaction:
-                    return transaction.append(items, command_id, blobs)
-            except CommandRepeated:
-                answer = {"repeated": True}
-            if answer["repeated"]:
-                with self.transaction() as transaction:
-                    return transaction.resolve(items, command_id)
-        self.news.tell()
-        return commit_of(command_id, items, answer)
+                return run_all(connection, self._pipeline, statements)
+            except Exception:
+                synchronise(self._pipeline)
+                raise
 
-    def _call_alone(
+    def append(
         self,
-        connection: Any,
         items: Sequence[Append],
         command_id: str,
         blobs: Sequence[Blob],
-    ) -> dict[str, Any]:
-        with translated(at_commit=True):
-            parameters = self.parameters(items, command_id, blobs)
+        producer: Producer | None,
+    ) -> Commit:
+        try:
+            answer = self._append(items, command_id, blobs, producer)
+        except BatchRejected as rejected:
+            return self._bisect(items, command_id, blobs, producer, rejected)
+        except CommandRepeated:
+            answer = Answer(repeated=True)
+        if answer.repeated:
+            return self._resolve(items, command_id)
+        self.news.tell()
+        return commit_of(command_id, items, answer)
+
+    def _append(
+        self,
+        items: Sequence[Append],
+        command_id: str,
+        blobs: Sequence[Blob],
+        producer: Producer | None,
+    ) -> Answer:
+        parameters = self._wire.parameters(items, command_id, blobs, producer)
+        with self._connection() as connection, translated(at_commit=True):
             try:
                 cursor = connection.execute(self._call, parameters)
                 send_all(connection)
                 self._pipeline.sync()
-                answer: dict[str, Any] = cursor.fetchone()[0]
+                return decode_answer(cursor.fetchone()[0])
             except Exception:
-                # An error leaves the pipeline aborted until it is synchronised.
-                with suppress(Exception):
-                    self._pipeline.sync()
+                synchronise(self._pipeline)
                 raise
-            return answer
 
-    @property
-    def call(self) -> str:
-        """The statement that appends."""
-        return self._call
+    def _bisect(
+        self,
+        items: Sequence[Append],
+        command_id: str,
+        blobs: Sequence[Blob],
+        producer: Producer | None,
+        rejected: BatchRejected,
+    ) -> Commit:
+        """Append a batch that the database will not store as a whole in parts.
 
-    def parameters(
-        self, items: Sequence[Append], command_id: str, blobs: Sequence[Blob]
-    ) -> list[Any]:
-        """Return a batch as the function's parameters; may raise `BatchRejected`."""
-        with rejecting():
-            return self._encoded(items, command_id, blobs)
-
-    def _encoded(
-        self, items: Sequence[Append], command_id: str, blobs: Sequence[Blob]
-    ) -> list[Any]:
-        rows: dict[tuple[str, bool], list[dict[str, Any]]] = {}
-        for number, item in enumerate(items):
-            if item.projection is not None:
-                insert = item.expected_version == NO_STREAM
-                row = self._row(number, item, insert)
-                rows.setdefault((item.projection, insert), []).append(row)
-        parameters: list[Any] = [
-            command_id,
-            _json([event for n, item in enumerate(items) for event in _events(n, item)]),
-            _encode(
-                [c for n, item in enumerate(items) for c in _counters(n, item)]
-            ).decode(),
-            _json([_blob(blob) for blob in blobs]),
-            any(item.projection is None for item in items),
+        Each part is a commit of its own, so nothing is held between them; a repetition of
+        the batch fails as a whole again and finds the parts that are there.
+        """
+        if producer is not None and items:
+            halved = [
+                self.append(items, command_id, blobs, None),
+                self.append((), command_id + PRODUCED, (), producer),
+            ]
+            return joined(command_id, halved)
+        if len(items) == 1:
+            return _lonely(command_id, Rejected(reason=rejected.reason))
+        if not items:
+            raise rejected
+        parts = [
+            self.append(part, command_id + end, blobs, None) for end, part in halves(items)
         ]
-        for name, projection in self._projections.items():
-            updates = rows.get((name, False))
-            keys = [row[projection.key] for row in updates or ()]
-            parameters += [_json(rows.get((name, True))), _json(updates), keys]
-        return parameters
+        return joined(command_id, parts)
 
-    def _row(self, number: int, item: Append, insert: bool) -> dict[str, Any]:
-        projection, row = self._projections[item.projection or ""], item.row
-        assert row is not None
-        columns = projection.columns if insert else (projection.key, *projection.mutable)
-        values = dict(zip(columns, projection.values(row, columns), strict=True))
-        return {"item": number, "expected": item.expected_version, **values}
+    def _resolve(self, items: Sequence[Append], command_id: str) -> Commit:
+        """Answer a command that is in the log already from its events."""
+        at = "(extract(epoch FROM recorded_at) * 1000000)::bigint"
+        ranges = COMMIT_RANGE.format(at=at, mark="%s")
+        [[(first, last, recorded_at)]] = self.execute_all([(ranges, (command_id,))])
+        events = COMMIT_EVENTS.format(mark="%s")
+        [rows] = self.execute_all([(events, (first, last))])
+        found = [(int(p), str(stream), int(version)) for p, stream, version in rows]
+        return resolved(items, command_id, recorded_at, found)
 
     @contextmanager
     def reader(self) -> Iterator[sa.Connection]:
@@ -231,24 +221,25 @@ class PostgresBackend:
         self._engine.dispose()
 
 
+class PostgresSession:
+    """Reads and an append of a `PostgresBackend`; nothing is locked in between."""
+
+    def __init__(self, backend: PostgresBackend) -> None:
+        self.execute_all = backend.execute_all
+        self.append = backend.append
+
+
 class PostgresTransaction:
     """A transaction of a `PostgresBackend`, in the driver's pipeline mode.
 
-    BEGIN travels with the first statement and COMMIT with the append, so that a
-    transaction with one group of reads takes two round trips.
+    BEGIN travels with the first statement.
     """
 
-    def __init__(self, backend: PostgresBackend, connection: Any, pipeline: Any) -> None:
-        self._backend = backend
+    def __init__(self, connection: Any, pipeline: Any) -> None:
         self._connection = connection
         self._pipeline = pipeline
         self._begun = False
         self.committed = False
-
-    def _begin(self) -> None:
-        if not self._begun:
-            self._connection.execute("BEGIN")
-            self._begun = True
 
     def execute(
         self, statement: str, parameters: Sequence[Any] = ()
@@ -259,84 +250,10 @@ class PostgresTransaction:
         self, statements: Sequence[tuple[str, Sequence[Any]]]
     ) -> list[list[tuple[Any, ...]]]:
         with translated():
-            self._begin()
-            cursors = [self._connection.execute(s, p or None) for s, p in statements]
-            self._pipeline.sync()
-            return [c.fetchall() if c.description else [] for c in cursors]
-
-    def append(
-        self, items: Sequence[Append], command_id: str, blobs: Sequence[Blob]
-    ) -> Commit:
-        commit = self._append(items, command_id, blobs, last=True)
-        if not self.committed:
-            self.commit()
-        return commit
-
-    def _append(
-        self, items: Sequence[Append], command_id: str, blobs: Sequence[Blob], *, last: bool
-    ) -> Commit:
-        try:
-            parameters = self._backend.parameters(items, command_id, blobs)
-        except BatchRejected as rejected:
-            # Nothing has been sent, so there is nothing to undo.
-            return self._bisect(items, command_id, blobs, rejected)
-        try:
-            answer = self._call(parameters, last)
-        except BatchRejected as rejected:
-            self._undo()
-            return self._bisect(items, command_id, blobs, rejected)
-        except CommandRepeated:
-            self._undo()
-            answer = {"repeated": True}
-        if answer["repeated"]:
-            return self.resolve(items, command_id)
-        return commit_of(command_id, items, answer)
-
-    def _undo(self) -> None:
-        # An error leaves the pipeline aborted until the next synchronisation point.
-        with suppress(Exception):
-            self._pipeline.sync()
-        with translated():
-            self._connection.execute("ROLLBACK TO SAVEPOINT batch")
-            self._pipeline.sync()
-
-    def resolve(self, items: Sequence[Append], command_id: str) -> Commit:
-        """Answer a command that is in the log already from its events."""
-        at = "(extract(epoch FROM recorded_at) * 1000000)::bigint"
-        first, last, recorded_at = self.execute(
-            COMMIT_RANGE.format(at=at, mark="%s"), (command_id,)
-        )[0]
-        rows = self.execute(COMMIT_EVENTS.format(mark="%s"), (first, last))
-        return resolved(items, command_id, recorded_at, rows)
-
-    def _call(self, parameters: list[Any], last: bool) -> dict[str, Any]:
-        with translated(at_commit=True):
-            self._begin()
-            self._connection.execute("SAVEPOINT batch")
-            cursor = self._connection.execute(self._backend.call, parameters)
-            send_all(self._connection)
-            if last:
-                self._connection.execute("COMMIT")
-            self._pipeline.sync()
-            answer: dict[str, Any] = cursor.fetchone()[0]
-        if last:
-            self._begun, self.committed = False, True
-        return answer
-
-    def _bisect(
-        self,
-        items: Sequence[Append],
-        command_id: str,
-        blobs: Sequence[Blob],
-        rejected: BatchRejected,
-    ) -> Commit:
-        if len(items) == 1:
-            return commit_of(command_id, items, {}, Rejected(reason=rejected.reason))
-        parts = [
-            self._append(part, command_id + end, blobs, last=False)
-            for end, _, part in halves(items)
-        ]
-        return joined(command_id, parts)
+            if not self._begun:
+                self._connection.execute("BEGIN")
+                self._begun = True
+            return run_all(self._connection, self._pipeline, statements)
 
     def commit(self) -> None:
         """Commit what has been done."""
@@ -350,11 +267,26 @@ class PostgresTransaction:
         if not self._begun or self._connection.closed:
             return
         self._begun = False
-        with suppress(Exception):
-            self._pipeline.sync()
+        synchronise(self._pipeline)
         with suppress(Exception):
             self._connection.execute("ROLLBACK")
             self._pipeline.sync()
+
+
+def run_all(
+    connection: Any, pipeline: Any, statements: Sequence[tuple[str, Sequence[Any]]]
+) -> list[list[tuple[Any, ...]]]:
+    """Run statements in one round trip and return the rows of each."""
+    cursors = [connection.execute(text, values or None) for text, values in statements]
+    send_all(connection)
+    pipeline.sync()
+    return [cursor.fetchall() if cursor.description else [] for cursor in cursors]
+
+
+def synchronise(pipeline: Any) -> None:
+    """Make a pipeline usable again: an error leaves it aborted until it is synchronised."""
+    with suppress(Exception):
+        pipeline.sync()
 
 
 def send_all(connection: Any) -> None:
@@ -372,104 +304,11 @@ def send_all(connection: Any) -> None:
                 wire.consume_input()
 
 
-def _events(number: int, item: Append) -> Iterator[dict[str, Any]]:
-    bare = item.projection is None
-    base = max(item.expected_version, 0)
-    for offset, event in enumerate(item.events, start=1):
-        fields = {
-            "item": number,
-            "stream": item.stream,
-            "version": base + offset,
-            "type": event.type,
-            "data": event.data,
-            "meta": event.meta,
-        }
-        yield {**fields, "expected": item.expected_version} if bare else fields
-
-
-def _counters(number: int, item: Append) -> Iterator[dict[str, Any]]:
-    for name, delta in item.counters.items():
-        if delta:
-            yield {"item": number, "name": name, "delta": delta}
-
-
-def _blob(blob: Blob) -> dict[str, Any]:
-    return {
-        "hash": blob.hash,
-        "size": blob.size,
-        "encoding": blob.encoding,
-        "body": base64.b64encode(blob.body).decode(),
-    }
-
-
-def commit_of(
-    command_id: str,
-    items: Sequence[Append],
-    answer: dict[str, Any],
-    loser: Outcome | None = None,
-) -> Commit:
-    """Return what the function's answer says of each item."""
-    spans = {
-        number: Appended(first_position=first, last_position=last, version=version)
-        for number, first, last, version in answer.get("spans") or ()
-    }
-    lost = loser or Conflict()
+def _lonely(command_id: str, outcome: Rejected) -> Commit:
     return Commit(
         command_id=command_id,
-        first_position=answer.get("first"),
-        last_position=answer.get("last"),
-        recorded_at=answer.get("at"),
-        outcomes=tuple(spans.get(number, lost) for number in range(len(items))),
+        first_position=None,
+        last_position=None,
+        recorded_at=None,
+        outcomes=(outcome,),
     )
-
-
-class _Listener:
-    """Hears of commits: of this process at once, of others through LISTEN.
-
-    The connection that listens is made when somebody first waits, and made anew when it
-    breaks; a hint that is lost meanwhile costs one timeout.
-    """
-
-    def __init__(self, engine: sa.Engine) -> None:
-        self._engine = engine
-        self._start_lock = threading.Lock()
-        self._thread: threading.Thread | None = None
-        self._closed = threading.Event()
-        self.news = News(self._start)
-
-    def _start(self) -> None:
-        with self._start_lock:
-            if self._thread is None and not self._closed.is_set():
-                self._thread = threading.Thread(
-                    target=self._listen, name="eventstore-listen", daemon=True
-                )
-                self._thread.start()
-
-    def _listen(self) -> None:
-        while not self._closed.is_set():
-            try:
-                self._listen_once()
-            except Exception as error:
-                logger.debug("listening was interrupted: %s", error)
-                self._closed.wait(1.0)
-
-    def _listen_once(self) -> None:
-        borrowed = self._engine.raw_connection()
-        try:
-            connection = borrowed.driver_connection
-            assert connection is not None
-            connection.execute(f"LISTEN {NOTIFY_CHANNEL}")
-            self.news.tell()
-            while not self._closed.is_set():
-                for _ in connection.notifies(timeout=0.5):
-                    self.news.tell()
-                    break
-        finally:
-            borrowed.invalidate()
-
-    def close(self) -> None:
-        """Stop listening; idempotent."""
-        self._closed.set()
-        self.news.tell()
-        if self._thread is not None:
-            self._thread.join(timeout=5)

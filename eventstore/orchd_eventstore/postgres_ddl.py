@@ -5,8 +5,9 @@ mode, and therefore one round trip, stores a batch. Its order is what makes posi
 dense and in commit order without anybody waiting on a frozen client:
 
 1. the rows of the projections, each table sorted by key; losers drop out here;
-2. the head, locked last, so that whoever holds it needs nothing more from anybody;
-3. the commit, the events, the counters, the hint.
+2. what the producer adds, a function of whoever uses the store;
+3. the head, locked last, so that whoever holds it needs nothing more from anybody;
+4. the commit, the events, the counters, the hint.
 
 Its plans are made once, perhaps while the tables are still empty, and kept. The settings of
 the function make sure that they are the plans for large tables all the same.
@@ -43,46 +44,71 @@ def postgres_triggers(forbidden: Iterable[tuple[str, str]]) -> list[str]:
     return statements
 
 
-def append_signature(projections: tuple[Projection, ...]) -> str:
+PARAMETERS = (
+    "command text",
+    "item_count int",
+    "new_events json",
+    "new_counters json",
+    "new_blobs json",
+    "bare boolean",
+    "wish json",
+)
+ROW_PARAMETERS = ("inserts json", "updates json", "narrow json", "keys text[]")
+"""What each projection adds to the parameters, after its name."""
+
+
+def append_call(projections: tuple[Projection, ...]) -> str:
     """Return the call of the function with a placeholder per parameter."""
-    count = 5 + 3 * len(projections)
+    count = len(PARAMETERS) + len(ROW_PARAMETERS) * len(projections)
     return f"SELECT eventstore_append({', '.join(['%s'] * count)})"
 
 
-def append_function(projections: tuple[Projection, ...]) -> str:
+def append_function(projections: tuple[Projection, ...], producer: str | None) -> str:
     """Return the statement that creates the function for these projections."""
-    parameters = ["command text", "new_events json", "new_counters json"]
-    parameters += ["new_blobs json", "bare boolean"]
+    parameters = list(PARAMETERS)
     for projection in projections:
-        name = projection.name
-        parameters += [
-            f"{name}_inserts json",
-            f"{name}_updates json",
-            f"{name}_keys text[]",
-        ]
+        parameters += [f"{projection.name}_{each}" for each in ROW_PARAMETERS]
     rows = "\n".join(_rows(projection) for projection in projections)
+    produced = "" if producer is None else _PRODUCED.format(producer=producer)
     return _FUNCTION.format(
-        parameters=", ".join(parameters), rows=rows, channel=NOTIFY_CHANNEL
+        parameters=", ".join(parameters),
+        rows=rows,
+        produced=produced,
+        channel=NOTIFY_CHANNEL,
     )
 
 
 def _rows(projection: Projection) -> str:
-    table, key = projection.table.name, projection.key
-    columns = ", ".join(_quoted(name) for name in projection.columns)
-    typed = ", ".join(f"{_quoted(c)} {_type(projection, c)}" for c in projection.columns)
-    changed = ", ".join(f"{_quoted(c)} = r.{_quoted(c)}" for c in projection.mutable)
-    changed_typed = ", ".join(
-        f"{_quoted(c)} {_type(projection, c)}" for c in (key, *projection.mutable)
+    name, table, key = projection.name, projection.table.name, _quoted(projection.key)
+    parts = [
+        _INSERT.format(
+            name=name,
+            table=table,
+            key=key,
+            columns=", ".join(_quoted(column) for column in projection.columns),
+            typed=_typed(projection, projection.columns),
+        ),
+        _LOCK.format(name=name, table=table, key=key),
+    ]
+    updates = {"updates": projection.mutable, "narrow": projection.narrow}
+    for source, columns in updates.items():
+        if columns:
+            parts.append(_update(projection, f"{name}_{source}", columns))
+    return "\n".join(parts)
+
+
+def _update(projection: Projection, source: str, columns: tuple[str, ...]) -> str:
+    return _UPDATE.format(
+        source=source,
+        table=projection.table.name,
+        key=_quoted(projection.key),
+        changed=", ".join(f"{_quoted(c)} = r.{_quoted(c)}" for c in columns),
+        typed=_typed(projection, (projection.key, *columns)),
     )
-    return _ROWS.format(
-        name=projection.name,
-        table=table,
-        key=_quoted(key),
-        columns=columns,
-        typed=typed,
-        changed=changed,
-        changed_typed=changed_typed,
-    )
+
+
+def _typed(projection: Projection, columns: tuple[str, ...]) -> str:
+    return ", ".join(f"{_quoted(c)} {_type(projection, c)}" for c in columns)
 
 
 def _type(projection: Projection, column: str) -> str:
@@ -93,7 +119,7 @@ def _quoted(name: str) -> str:
     return f'"{name}"'
 
 
-_ROWS = """\
+_INSERT = """\
   IF {name}_inserts IS NOT NULL THEN
     WITH input AS (
       SELECT * FROM json_to_recordset({name}_inserts) AS r(item int, {typed})
@@ -106,35 +132,63 @@ _ROWS = """\
     -- IS TRUE keeps this a look-up in a hash table instead of a join.
     SELECT won || coalesce(array_agg(input.item), '{{}}') INTO won
     FROM input WHERE (input.{key} IN (SELECT stored_key FROM stored)) IS TRUE;
-  END IF;
-  IF {name}_updates IS NOT NULL THEN
-    -- Rows are locked in the order of their keys before any is changed.
+  END IF;"""
+
+_LOCK = """\
+  IF {name}_keys IS NOT NULL THEN
+    -- Two statements follow, so their rows are locked in the order of the keys first.
     PERFORM 1 FROM {table} WHERE {key} = ANY ({name}_keys) ORDER BY {key} FOR UPDATE;
+  END IF;"""
+
+# The rows come sorted by key, and the plan looks them up one by one.
+_UPDATE = """\
+  IF {source} IS NOT NULL THEN
     WITH stored AS (
       UPDATE {table} AS t SET {changed}
-      FROM json_to_recordset({name}_updates)
-        AS r(item int, expected bigint, {changed_typed})
+      FROM json_to_recordset({source}) AS r(item int, expected bigint, {typed})
       WHERE t.{key} = r.{key} AND t."version" = r.expected
       RETURNING r.item
     )
     SELECT won || coalesce(array_agg(stored.item), '{{}}') INTO won FROM stored;
   END IF;"""
 
+_PRODUCED = """\
+  IF wish IS NOT NULL THEN
+    SELECT p.events, p.counters, p.answer INTO more_events, more_counters, answered
+    FROM {producer}(wish, (
+      SELECT json_object_agg(c.name, c.delta) FROM (
+        SELECT name, sum(delta * (CASE WHEN all_won THEN cardinality(items)
+          ELSE (SELECT count(*) FROM unnest(items) AS i WHERE i = ANY (won)) END)) AS delta
+        FROM json_to_recordset(new_counters) AS c(name text, delta bigint, items int[])
+        GROUP BY name
+      ) AS c
+    )) AS p;
+  END IF;
+"""
+
 _FUNCTION = """\
 CREATE FUNCTION eventstore_append({parameters})
-RETURNS json LANGUAGE plpgsql
+RETURNS text LANGUAGE plpgsql
 SET enable_seqscan = off
 SET enable_hashjoin = off
 SET enable_mergejoin = off
 AS $$
 DECLARE
   won int[] := '{{}}';
+  all_won boolean;
+  more_events json;
+  more_counters json;
+  answered json;
   head record;
   stamp timestamptz;
+  instant bigint;
   added int;
   digest text;
   versions json;
 BEGIN
+  IF wish IS NOT NULL AND EXISTS (SELECT FROM commits WHERE command_id = command) THEN
+    RETURN '{{"repeated":true}}';
+  END IF;
   IF new_blobs IS NOT NULL THEN
     INSERT INTO blobs (hash, size, encoding, body)
     SELECT hash, size, encoding, decode(body, 'base64')
@@ -143,16 +197,18 @@ BEGIN
     ON CONFLICT DO NOTHING;
   END IF;
 {rows}
-  IF NOT bare AND won = '{{}}' THEN
+  all_won := cardinality(won) = item_count;
+{produced}
+  IF NOT bare AND won = '{{}}' AND more_events IS NULL THEN
     -- A fresh statement sees the commit that made the items lose, if it was this command.
-    RETURN json_build_object(
-      'won', won,
+    RETURN json_build_object('won', won, 'answer', answered,
       'repeated', EXISTS (SELECT FROM commits WHERE command_id = command));
   END IF;
 
   SELECT position, hash, recorded_at INTO STRICT head
   FROM log_head WHERE id = 1 FOR UPDATE;
   stamp := greatest(clock_timestamp(), head.recorded_at);
+  instant := (extract(epoch FROM stamp) * 1000000)::bigint;
 
   IF bare THEN
     SELECT won || coalesce(array_agg(b.item), '{{}}') INTO won
@@ -163,22 +219,29 @@ BEGIN
     ) AS b
     WHERE b.expected = -1 OR b.expected = (
       SELECT coalesce(max(s.version), 0) FROM events AS s WHERE s.stream = b.stream);
-    IF won = '{{}}' THEN
-      RETURN json_build_object(
-        'won', won,
+    all_won := cardinality(won) = item_count;
+    IF won = '{{}}' AND more_events IS NULL THEN
+      RETURN json_build_object('won', won, 'answer', answered,
         'repeated', EXISTS (SELECT FROM commits WHERE command_id = command));
     END IF;
   END IF;
 
   WITH input AS (
-    SELECT i.*, row_number() OVER (ORDER BY i.place) AS n
-    FROM ROWS FROM (json_to_recordset(new_events) AS (
-      item int, stream text, version bigint, expected bigint,
-      type text, data text, meta text
-    )) WITH ORDINALITY AS i(item, stream, version, expected, type, data, meta, place)
-    WHERE i.item = ANY (won)
+    SELECT i.*, row_number() OVER (ORDER BY i.part, i.place) AS n
+    FROM (
+      SELECT 1 AS part, e.* FROM ROWS FROM (json_to_recordset(new_events) AS (
+        item int, stream text, version bigint, expected bigint,
+        type text, data text, meta text
+      )) WITH ORDINALITY AS e(item, stream, version, expected, type, data, meta, place)
+      WHERE all_won OR e.item = ANY (won)
+      UNION ALL
+      SELECT 2 AS part, e.* FROM ROWS FROM (json_to_recordset(more_events) AS (
+        item int, stream text, version bigint, expected bigint,
+        type text, data text, meta text
+      )) WITH ORDINALITY AS e(item, stream, version, expected, type, data, meta, place)
+    ) AS i
   ), placed AS (
-    SELECT head.position + n AS position, item, stream, type, data, meta,
+    SELECT head.position + n AS position, item, stream, expected, type, data, meta,
       CASE WHEN expected = -1
         THEN version + (SELECT coalesce(max(s.version), 0) FROM events AS s
                         WHERE s.stream = input.stream)
@@ -192,35 +255,36 @@ BEGIN
     octet_length(position::text) || ':' || position || ',' ||
     octet_length(stream) || ':' || stream || ',' ||
     octet_length(version::text) || ':' || version || ',' ||
-    octet_length(type) || ':' || type || ',' ||
-    octet_length(data) || ':' || data || ',' ||
+    octet_length(type) || ':' || type || ',64:' ||
+    encode(sha256(convert_to(data, 'UTF8')), 'hex') || ',' ||
     octet_length(meta) || ':' || meta || ',', '' ORDER BY position),
-    (SELECT json_agg(json_build_array(item, first_position, last_position, last_version))
-     FROM (SELECT item, min(position) AS first_position, max(position) AS last_position,
-             max(version) AS last_version
-           FROM placed GROUP BY item) AS spans)
+    json_agg(json_build_array(item, version)) FILTER (WHERE expected = -1)
   INTO added, digest, versions FROM placed;
 
-  digest := octet_length(command) || ':' || command || ',' ||
-    octet_length((extract(epoch FROM stamp) * 1000000)::bigint::text) || ':' ||
-    (extract(epoch FROM stamp) * 1000000)::bigint || ',' || digest;
+  digest := '1:2,' || octet_length(command) || ':' || command || ',' ||
+    octet_length(instant::text) || ':' || instant || ',' || digest;
   digest := encode(sha256(convert_to(
     head.hash || encode(sha256(convert_to(digest, 'UTF8')), 'hex'), 'UTF8')), 'hex');
-  INSERT INTO commits (last_position, command_id, events, recorded_at, hash)
-  VALUES (head.position + added, command, added, stamp, digest);
+  INSERT INTO commits (last_position, command_id, events, recorded_at, hash, rules)
+  VALUES (head.position + added, command, added, stamp, digest, 2);
   UPDATE log_head SET position = head.position + added, hash = digest, recorded_at = stamp
   WHERE id = 1;
 
   INSERT INTO counters (name, value)
-  SELECT name, sum(delta)
-  FROM json_to_recordset(new_counters) AS c(item int, name text, delta bigint)
-  WHERE c.item = ANY (won)
-  GROUP BY name ORDER BY name
+  SELECT c.name, sum(c.delta) FROM (
+    SELECT name, delta * (CASE WHEN all_won THEN cardinality(items)
+      ELSE (SELECT count(*) FROM unnest(items) AS i WHERE i = ANY (won)) END) AS delta
+    FROM json_to_recordset(new_counters) AS c(name text, delta bigint, items int[])
+    UNION ALL
+    SELECT name, delta * cardinality(items)
+    FROM json_to_recordset(more_counters) AS c(name text, delta bigint, items int[])
+  ) AS c
+  GROUP BY c.name HAVING sum(c.delta) <> 0 ORDER BY c.name
   ON CONFLICT (name) DO UPDATE SET value = counters.value + excluded.value;
 
   PERFORM pg_notify('{channel}', (head.position + added)::text);
   RETURN json_build_object(
-    'won', won, 'repeated', false, 'spans', versions,
-    'first', head.position + 1, 'last', head.position + added,
-    'at', (extract(epoch FROM stamp) * 1000000)::bigint);
+    'won', CASE WHEN all_won THEN NULL ELSE won END, 'versions', versions,
+    'first', head.position + 1, 'last', head.position + added, 'at', instant,
+    'answer', answered);
 END $$"""

@@ -20,6 +20,8 @@ class Projection:
         table: its declaration.
         key: the column that names the stream's row.
         immutable: columns that are written when the row is inserted and never after.
+        narrow: columns that the commonest change is about. An item that changes no
+            others says so in `Append.changed`, and its update carries these only.
     """
 
     def __init__(
@@ -29,6 +31,7 @@ class Projection:
         *,
         key: str,
         immutable: frozenset[str] = frozenset(),
+        narrow: tuple[str, ...] = (),
     ) -> None:
         self.name = name
         self.table = table
@@ -37,6 +40,14 @@ class Projection:
         self.mutable = tuple(c for c in self.columns if c != key and c not in immutable)
         if "version" not in self.mutable:
             raise InvalidAppend(f"table {table.name} needs a mutable column `version`")
+        self.narrow = tuple(c for c in self.mutable if c in narrow)
+        self._is_narrow = frozenset(self.narrow).issuperset
+
+    def update_columns(self, changed: frozenset[str] | None) -> tuple[str, ...]:
+        """Return the columns that an update writes; `changed` as in `Append`."""
+        if self.narrow and changed is not None and self._is_narrow(changed):
+            return self.narrow
+        return self.mutable
 
     def values(self, row: Mapping[str, Any], columns: tuple[str, ...]) -> list[Any]:
         """Return the values of a row in the order of `columns`.

@@ -85,6 +85,8 @@ commits = sa.Table(
     sa.Column("events", sa.Integer, nullable=False),
     sa.Column("recorded_at", Instant, nullable=False),
     sa.Column("hash", sa.Text, nullable=False),
+    # By which rules the hash was made; see `orchd_eventstore.chain`.
+    sa.Column("rules", sa.Integer, nullable=False, server_default=sa.text("1")),
     sa.UniqueConstraint("command_id", name="commits_command_id_key"),
 )
 log_head = sa.Table(
@@ -120,11 +122,14 @@ _FORBIDDEN = (
 )
 
 
-def ddl(dialect: str, projections: Iterable[Projection] = ()) -> list[str]:
+def ddl(
+    dialect: str, projections: Iterable[Projection] = (), producer: str | None = None
+) -> list[str]:
     """Return the statements that follow the creation of the tables.
 
     They put the head in place, forbid changes of what is written once, and on PostgreSQL
-    make the function that appends.
+    make the function that appends. `producer` is the function that it asks for more, see
+    `orchd_eventstore.backend.Producer`.
     """
     statements = [
         f"INSERT INTO log_head (id, position, hash) VALUES (1, 0, '{GENESIS_HASH}')"
@@ -136,7 +141,7 @@ def ddl(dialect: str, projections: Iterable[Projection] = ()) -> list[str]:
     return [
         *statements,
         *postgres_triggers(_FORBIDDEN),
-        append_function(tuple(projections)),
+        append_function(tuple(projections), producer),
     ]
 
 

@@ -9,19 +9,60 @@ from typing import Any
 import sqlalchemy as sa
 
 from orchd_eventstore import schema
-from orchd_eventstore.backend import Backend, BackendTransaction, require_valid
+from orchd_eventstore.backend import (
+    Backend,
+    BackendSession,
+    BackendTransaction,
+    Producer,
+    require_valid,
+)
 from orchd_eventstore.events import Append, Blob, Commit, Head, RecordedEvent
 from orchd_eventstore.projection import Projection
 from orchd_eventstore.subscription import follow
 from orchd_eventstore.verification import Progress, Verification, verify_log
 
 
+class Session:
+    """Reads, then one append that commits.
+
+    On SQLite both are one transaction. On PostgreSQL nothing is locked in between: an item
+    whose row has moved since it was read loses.
+    """
+
+    def __init__(self, inner: BackendSession, store: EventStore) -> None:
+        self._inner = inner
+        self._store = store
+
+    def execute_all(
+        self, statements: Sequence[tuple[str, Sequence[Any]]]
+    ) -> list[list[tuple[Any, ...]]]:
+        """Run statements that read, in one round trip where the driver can.
+
+        They are in the driver's own parameter style.
+        """
+        return self._inner.execute_all(statements)
+
+    def append(
+        self,
+        items: Sequence[Append],
+        *,
+        command_id: str,
+        blobs: Sequence[Blob] = (),
+        producer: Producer | None = None,
+    ) -> Commit:
+        """Append and commit; see `EventStore.append`."""
+        require_valid(items, self._store.projections)
+        return self._inner.append(items, command_id, blobs, producer)
+
+
 class Transaction:
-    """A write transaction: reads and locks first, then one append that commits it."""
+    """A write transaction for what the log does not say; it locks what it touches.
+
+    On PostgreSQL others wait meanwhile, so it is for maintenance, not for every day.
+    """
 
     def __init__(self, inner: BackendTransaction, store: EventStore) -> None:
         self._inner = inner
-        self._store = store
         self.placeholder = store.placeholder
 
     def execute(
@@ -36,15 +77,8 @@ class Transaction:
         """Run several statements, in one round trip where the driver can."""
         return self._inner.execute_all(statements)
 
-    def append(
-        self, items: Sequence[Append], *, command_id: str, blobs: Sequence[Blob] = ()
-    ) -> Commit:
-        """Append and commit; see `EventStore.append`."""
-        require_valid(items, self._store.projections)
-        return self._inner.append(items, command_id, blobs)
-
     def commit(self) -> None:
-        """Commit without an append."""
+        """Commit what has been done; left without it, a transaction changes nothing."""
         self._inner.commit()
 
 
@@ -108,7 +142,12 @@ class EventStore:
     # --- writing ----------------------------------------------------------------------
 
     def append(
-        self, items: Sequence[Append], *, command_id: str, blobs: Sequence[Blob] = ()
+        self,
+        items: Sequence[Append],
+        *,
+        command_id: str,
+        blobs: Sequence[Blob] = (),
+        producer: Producer | None = None,
     ) -> Commit:
         """Append a batch in one commit; it is durable when this returns.
 
@@ -117,17 +156,27 @@ class EventStore:
         the database will not store is split until the item at fault is alone; the parts
         commit under the ids `<command_id>/a`, `<command_id>/b` and so on.
 
+        Args:
+            producer: adds items to the batch; it is not asked when the command is
+                repeated.
+
         Raises:
             OutcomeUnknown: the connection was lost at COMMIT; repeat the identical call.
             StoreUnavailable: nothing was stored; repeat the identical call.
             InvalidAppend: the batch breaks the contract.
         """
         require_valid(items, self.projections)
-        return self._backend.append(items, command_id, blobs)
+        return self._backend.append(items, command_id, blobs, producer)
+
+    @contextmanager
+    def session(self) -> Iterator[Session]:
+        """Begin to read what one append needs to know."""
+        with self._backend.session() as inner:
+            yield Session(inner, self)
 
     @contextmanager
     def transaction(self) -> Iterator[Transaction]:
-        """Begin a transaction in which to read and lock before appending."""
+        """Begin a transaction that changes what the log does not say."""
         with self._backend.transaction() as inner:
             yield Transaction(inner, self)
 

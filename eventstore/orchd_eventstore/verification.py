@@ -51,6 +51,7 @@ class _Commit(NamedTuple):
     events: int
     recorded_at: int
     hash: str
+    rules: int
 
 
 def verify_log(
@@ -158,7 +159,12 @@ class _Checker:
             return "an event is missing or displaced"
         if any(event.recorded_at != commit.recorded_at for event in events):
             return "an event has another time than its commit"
-        expected = commit_hash(self.hash, commit.command_id, commit.recorded_at, events)
+        try:
+            expected = commit_hash(
+                self.hash, commit.command_id, commit.recorded_at, events, commit.rules
+            )
+        except ValueError as error:
+            return str(error)
         return None if expected == commit.hash else "its content does not match its hash"
 
     def _events(self, last: int) -> Iterator[RecordedEvent]:

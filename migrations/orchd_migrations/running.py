@@ -15,7 +15,7 @@ from orchd_migrations.scripts import script
 UPGRADE_LOCK = 7_163_582_104_921_377
 """PostgreSQL: the advisory lock that upgraders take in turns."""
 LOCK_TIMEOUT = "30s"
-_SCRIPTS = {"0001": "0001_initial"}
+_SCRIPTS = {"0001": "0001_initial", "0002": "0002_one_round_trip"}
 
 
 def alembic_config() -> Config:
@@ -57,13 +57,13 @@ def _upgrade(connection: sa.Connection) -> list[str]:
     return list(REVISIONS[start:])
 
 
-def offline_statements(dialect: str) -> list[str]:
-    """See `orchd_migrations.statements`."""
+def offline_statements(dialect: str, head: str = HEAD) -> list[str]:
+    """See `orchd_migrations.statements`; `head` is the revision to stop at."""
     statements = [
         "CREATE TABLE alembic_version (version_num VARCHAR(32) NOT NULL, "
         "CONSTRAINT alembic_version_pkc PRIMARY KEY (version_num))"
     ]
-    for revision in REVISIONS:
+    for revision in REVISIONS[: REVISIONS.index(head) + 1]:
         statements += script(_SCRIPTS[revision], dialect)
-    statements.append(f"INSERT INTO alembic_version (version_num) VALUES ('{HEAD}')")
+    statements.append(f"INSERT INTO alembic_version (version_num) VALUES ('{head}')")
     return statements

@@ -21,7 +21,7 @@ def test_a_large_batch_is_appended(store: EventStore) -> None:
 
 
 def test_a_large_batch_is_appended_after_reads(store: EventStore) -> None:
-    with store.transaction() as transaction:
-        transaction.execute("SELECT count(*) FROM events")
-        commit = transaction.append(items("after", 100), command_id="after")
+    with store.session() as session:
+        session.execute_all([("SELECT count(*) FROM events", ())])
+        commit = session.append(items("after", 100), command_id="after")
     assert all(isinstance(outcome, Appended) for outcome in commit.outcomes)

@@ -47,8 +47,8 @@ def test_a_table_cannot_be_emptied(
     [
         "INSERT OR REPLACE INTO events VALUES (1, 'x', 9, 't', '{}', '{}', 'now')",
         "INSERT OR REPLACE INTO events VALUES (9, 'thing-a', 1, 't', '{}', '{}', 'now')",
-        "INSERT OR REPLACE INTO commits VALUES (1, 'x', 1, 'now', '')",
-        "INSERT OR REPLACE INTO commits VALUES (9, 'c', 1, 'now', '')",
+        "INSERT OR REPLACE INTO commits VALUES (1, 'x', 1, 'now', '', 1)",
+        "INSERT OR REPLACE INTO commits VALUES (9, 'c', 1, 'now', '', 1)",
     ],
 )
 def test_sqlite_refuses_to_replace_what_is_written_once(

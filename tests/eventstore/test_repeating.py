@@ -16,7 +16,7 @@ from orchd_eventstore import (
     Rejected,
     StoreUnavailable,
 )
-from support.eventstores import bare, open_store, thing
+from support.eventstores import bare, connected, open_store, thing
 from support.postgres_proxy import PostgresProxy
 
 ITEMS = [
@@ -80,12 +80,12 @@ def test_a_command_of_bare_items_is_repeated_too(store: EventStore) -> None:
         assert again.outcomes == first.outcomes
 
 
-def test_a_repeat_in_a_transaction_is_answered_from_the_log(store: EventStore) -> None:
-    """Whatever the transaction offers this time: what was stored counts."""
+def test_a_repeat_in_a_session_is_answered_from_the_log(store: EventStore) -> None:
+    """Whatever the session offers this time: what was stored counts."""
     _prepared(store).append(ITEMS, command_id="c")
-    with store.transaction() as tx:
-        tx.execute("SELECT 1")
-        again = tx.append([*ITEMS, thing("new")], command_id="c")
+    with store.session() as session:
+        session.execute_all([("SELECT 1", ())])
+        again = session.append([*ITEMS, thing("new")], command_id="c")
     assert again.repeated
     assert again.outcomes[4] == Conflict()
     _require_stored_once(store)
@@ -128,19 +128,17 @@ def test_a_batch_that_was_split_is_read_by_its_command(store: EventStore) -> Non
 
 
 def test_a_repeat_waits_for_a_twin_before_its_commit(
-    proxied_store: EventStore, postgres_store: EventStore, proxy: PostgresProxy
+    proxied_store: EventStore, postgres_store: EventStore, postgres_store_url: str
 ) -> None:
-    """The twin has changed its rows and holds the head; its COMMIT is on the way."""
+    """The twin has changed its rows and waits for the head, and so does the repeat."""
     _prepared(postgres_store)
-    _connected(proxied_store)
-    proxy.hold(b"COMMIT")
-    twin = _in_thread(lambda: _append_in_transaction(proxied_store))
-    assert proxy.held.wait(10)
-    _wait_until_the_head_is_held(postgres_store)
-    again = _in_thread(lambda: postgres_store.append(ITEMS, command_id="c"))
-    with pytest.raises(TimeoutError):
-        again.result(0.5)
-    proxy.release()
+    with connected(postgres_store_url) as holder:
+        holder.exec_driver_sql("SELECT 1 FROM log_head FOR UPDATE")
+        twin = _in_thread(lambda: proxied_store.append(ITEMS, command_id="c"))
+        _wait_for_appends(postgres_store_url, 1)
+        again = _in_thread(lambda: postgres_store.append(ITEMS, command_id="c"))
+        with pytest.raises(TimeoutError):
+            again.result(0.5)
     assert not twin.result(10).repeated
     assert again.result(10).repeated
     assert again.result(10).outcomes == twin.result(10).outcomes
@@ -148,44 +146,42 @@ def test_a_repeat_waits_for_a_twin_before_its_commit(
 
 
 def test_a_repeat_takes_the_place_of_a_twin_that_died(
-    proxied_store: EventStore, postgres_store: EventStore, proxy: PostgresProxy
+    proxied_store: EventStore, postgres_store: EventStore, postgres_store_url: str
 ) -> None:
-    """The twin dies between its row changes and its COMMIT: nothing of it stays."""
+    """The twin dies between its row changes and its commit: nothing of it stays."""
     _prepared(postgres_store)
-    _connected(proxied_store)
-    proxy.hold(b"COMMIT")
-    twin = _in_thread(lambda: _append_in_transaction(proxied_store))
-    assert proxy.held.wait(10)
-    _wait_until_the_head_is_held(postgres_store)
-    again = _in_thread(lambda: postgres_store.append(ITEMS, command_id="c"))
-    proxy.cut_all()
-    with pytest.raises(OutcomeUnknown):
-        twin.result(10)
-    proxy.release()
+    with connected(postgres_store_url) as holder:
+        holder.exec_driver_sql("SELECT 1 FROM log_head FOR UPDATE")
+        twin = _in_thread(lambda: proxied_store.append(ITEMS, command_id="c"))
+        [pid] = _wait_for_appends(postgres_store_url, 1)
+        again = _in_thread(lambda: postgres_store.append(ITEMS, command_id="c"))
+        _wait_for_appends(postgres_store_url, 2)
+        holder.exec_driver_sql(f"SELECT pg_terminate_backend({pid})")
+        with pytest.raises(StoreUnavailable):
+            twin.result(10)
     assert not again.result(10).repeated
     assert proxied_store.append(ITEMS, command_id="c").repeated
     _require_stored_once(postgres_store)
 
 
-def _wait_until_the_head_is_held(store: EventStore) -> None:
+WAITING = (
+    "SELECT pid FROM pg_stat_activity WHERE datname = current_database()"
+    " AND wait_event_type = 'Lock' AND position('eventstore_append' IN query) > 0"
+)
+
+
+def _wait_for_appends(url: str, count: int) -> list[int]:
+    """Return the backends whose appends wait for a lock, once there are so many."""
     deadline = time.monotonic() + 10
-    free: object = True
-    while free:
-        assert time.monotonic() < deadline, "nobody took the head"
-        with store.transaction() as tx:
-            free = tx.execute("SELECT id FROM log_head FOR UPDATE SKIP LOCKED")
-
-
-def _connected(store: EventStore) -> None:
-    """Let the driver commit what it asks at its first connection."""
-    with store.transaction() as tx:
-        tx.execute("SELECT 1")
-
-
-def _append_in_transaction(store: EventStore) -> Commit:
-    with store.transaction() as tx:
-        tx.execute("SELECT 1")
-        return tx.append(ITEMS, command_id="c")
+    found: list[int] = []
+    while time.monotonic() < deadline:
+        # Within one transaction the server would always show the same activity.
+        with connected(url) as connection:
+            found = [row[0] for row in connection.exec_driver_sql(WAITING)]
+        if len(found) == count:
+            return found
+        time.sleep(0.01)
+    raise AssertionError(f"{found} wait, not {count}")
 
 
 def test_a_connection_cut_after_commit_leaves_the_outcome_unknown_until_repeated(
@@ -205,33 +201,16 @@ def test_a_connection_cut_after_commit_leaves_the_outcome_unknown_until_repeated
     _require_stored_once(postgres_store)
 
 
-def test_a_transaction_cut_after_commit_is_repeated_too(
-    proxied_store: EventStore, postgres_store: EventStore, proxy: PostgresProxy
-) -> None:
-    _prepared(proxied_store)
-    proxy.cut_after(b"COMMIT")
-    with pytest.raises(OutcomeUnknown):
-        _append_in_transaction(proxied_store)
-    again = _append_in_transaction(proxied_store)
-    assert [isinstance(each, Appended) for each in again.outcomes] == [
-        True,
-        False,
-        True,
-        True,
-    ]
-    _require_stored_once(postgres_store)
-
-
 def test_a_connection_lost_before_the_append_stored_nothing(
     proxied_store: EventStore, proxy: PostgresProxy
 ) -> None:
     _prepared(proxied_store)
 
     def lose() -> None:
-        with proxied_store.transaction() as tx:
-            tx.execute("SELECT 1")
+        with proxied_store.session() as session:
+            session.execute_all([("SELECT 1", ())])
             proxy.cut_all()
-            tx.execute("SELECT 1")
+            session.execute_all([("SELECT 1", ())])
 
     with pytest.raises(StoreUnavailable) as caught:
         lose()

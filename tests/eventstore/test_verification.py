@@ -3,7 +3,8 @@
 import pytest
 import sqlalchemy as sa
 
-from orchd_eventstore import Append, EventStore, NewEvent
+from orchd_eventstore import Append, EventStore, NewEvent, schema
+from orchd_eventstore.chain import commit_hash
 from support.eventstores import bare, create_schema, event, open_store, thing, unprotected
 
 LATER = "'2031-01-01T00:00:00.000000Z'"
@@ -51,10 +52,15 @@ CHANGES = {
         "",
     ),
     "inserted-commit-before": (
-        f"INSERT INTO commits VALUES (-5, 'x', 1, {LATER}, 'x')",
+        f"INSERT INTO commits VALUES (-5, 'x', 1, {LATER}, 'x', 2)",
         "",
     ),
-    "inserted-commit-after": (f"INSERT INTO commits VALUES (9, 'x', 1, {LATER}, 'x')", ""),
+    "inserted-commit-after": (
+        f"INSERT INTO commits VALUES (9, 'x', 1, {LATER}, 'x', 2)",
+        "",
+    ),
+    "commit-rules": ("UPDATE commits SET rules = 1 WHERE command_id = 'c2'", "c2"),
+    "commit-unknown-rules": ("UPDATE commits SET rules = 9 WHERE command_id = 'c2'", "c2"),
 }
 
 
@@ -111,6 +117,33 @@ def test_the_boundaries_of_fields_are_part_of_the_hash(
             " WHERE position = 3"
         )
     assert not filled.verify().ok
+
+
+def test_commits_by_older_rules_are_verified_too(store: EventStore, store_url: str) -> None:
+    """A release that hashes by the first rules goes on beside a newer one."""
+    store.append([thing("a"), bare("s", count=2)], command_id="c1")
+    store.append([thing("a", 1)], command_id="c2")
+    _hash_by_first_rules(store, store_url)
+    assert store.verify().ok
+    store.append([bare("s")], command_id="c3")
+    assert store.verify().ok
+    with unprotected(store_url) as connection:
+        connection.exec_driver_sql("UPDATE events SET data = '{}' WHERE position = 4")
+    found = store.verify()
+    assert found.bad is not None
+    assert found.bad.command_id == "c2"
+
+
+def _hash_by_first_rules(store: EventStore, store_url: str) -> None:
+    with unprotected(store_url) as connection:
+        table, digest, after = schema.commits, schema.GENESIS_HASH, 0
+        for row in connection.execute(sa.select(table).order_by(table.c.last_position)):
+            events = store.read_all(after=after, up_to=row.last_position)
+            digest = commit_hash(digest, row.command_id, row.recorded_at, events, 1)
+            after = row.last_position
+            changed = table.update().where(table.c.last_position == after)
+            connection.execute(changed.values(hash=digest, rules=1))
+        connection.execute(schema.log_head.update().values(hash=digest))
 
 
 def test_the_log_may_grow_while_it_is_verified(filled: EventStore) -> None:

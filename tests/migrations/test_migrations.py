@@ -43,8 +43,10 @@ _POSTGRES_FACTS = {
     " FROM pg_constraint WHERE connamespace = 'public'::regnamespace",
     "triggers": "SELECT tgrelid::regclass::text, tgname, pg_get_triggerdef(oid)"
     " FROM pg_trigger WHERE NOT tgisinternal",
+    # Functions that only the release before calls are in no declared schema.
     "functions": "SELECT proname, pg_get_functiondef(oid) FROM pg_proc"
-    " WHERE pronamespace = 'public'::regnamespace",
+    " WHERE pronamespace = 'public'::regnamespace AND NOT"
+    " (proname = 'eventstore_append' AND pronargs = 14)",
     "options": "SELECT relname, reloptions::text FROM pg_class WHERE relkind = 'r'"
     " AND relnamespace = 'public'::regnamespace",
     "head": "SELECT id, position, hash FROM log_head",
@@ -63,7 +65,7 @@ def facts(url: str) -> dict[str, list[Any]]:
     with engine.connect() as connection:
         found = {
             name: sorted(
-                tuple(_plain(value) for value in row)
+                tuple(_parts(_plain(value)) for value in row)
                 for row in connection.exec_driver_sql(query)
                 if "alembic_version" not in str(row)
             )
@@ -75,6 +77,23 @@ def facts(url: str) -> dict[str, list[Any]]:
 
 def _plain(value: Any) -> str:
     return re.sub(r"\s+", " ", str(value)).replace("( ", "(").replace(" )", ")").strip()
+
+
+def _parts(text: str) -> str:
+    """Return a table's definition with its parts in order: a column added by a migration
+    stands behind the constraints."""
+    if not text.startswith("CREATE TABLE"):
+        return text
+    head, _, rest = text.partition("(")
+    body, _, tail = rest.rpartition(")")
+    depth, parts = 0, [""]
+    for character in body:
+        depth += (character == "(") - (character == ")")
+        if character == "," and not depth:
+            parts.append("")
+        else:
+            parts[-1] += character
+    return f"{head}({', '.join(sorted(part.strip() for part in parts))}){tail}"
 
 
 def upgrade(url: str) -> list[str]:
@@ -151,7 +170,7 @@ def test_two_upgraders_take_turns(postgres_url: str) -> None:
         thread.start()
     for thread in threads:
         thread.join()
-    assert sorted(map(len, done)) == [0, 0, 0, 1]
+    assert sorted(map(len, done)) == [0, 0, 0, len(orchd_migrations.REVISIONS)]
 
 
 def test_a_dba_can_build_the_schema_from_the_statements(

@@ -1,4 +1,8 @@
-"""The statements with which a worker finds what it may claim."""
+"""The statements with which a worker finds what it may claim.
+
+On SQLite a claim searches with them; on PostgreSQL `orchd.ledger.claim_function` does, and
+they only tell whether there is anything to claim.
+"""
 
 from __future__ import annotations
 
@@ -6,8 +10,8 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from orchd.ledger.derived import PROMOTE_POSTGRESQL, PROMOTE_SQLITE
-from orchd.ledger.dialects import Dialect, Statement
+from orchd.ledger.derived import PROMOTE_SQLITE
+from orchd.ledger.dialects import SQLITE, Dialect, Statement
 from orchd.ledger.port import ClaimTasks
 from orchd.ledger.rows import TASK_COLUMNS, columns, names_text
 
@@ -15,91 +19,69 @@ PROMOTED_MAX = 1_000
 """Most timers that one claim promotes."""
 DEPTH_COUNTER = "queue/{queue}/{status}"
 
-LOCKED_MAX = 1_000
-"""How many candidates other claims may hold before this one looks no further."""
-
-_ELIGIBLE = """\
-SELECT * FROM ready AS r WHERE {eligible}
-  ORDER BY r.priority DESC, r.ready_at, r.task_id LIMIT ?"""
-_PENDING = (
-    "t.id = r.task_id AND t.status = 'pending'"
-    " AND (t.waiting_reason IS NULL OR t.waiting_until <= ?)"
-)
-_COLUMNS = f"{columns(TASK_COLUMNS, 't')}, r.priority, r.ready_at"
-
-# The inner limit and the lateral join leave PostgreSQL one plan, with statistics and
-# without: along `ready` in order, one task at a time, until there are enough. The task's
-# own columns are asked because a row that changed while it was being locked is checked
-# against these conditions again, and its ready row is not.
-_CANDIDATES_POSTGRESQL = f"""\
-SELECT {_COLUMNS} FROM ({_ELIGIBLE}) AS r
-CROSS JOIN LATERAL (
-  SELECT * FROM tasks AS t WHERE {_PENDING} FOR UPDATE SKIP LOCKED
-) AS t LIMIT ?"""
-_CANDIDATES_SQLITE = f"""\
-SELECT {_COLUMNS} FROM ({_ELIGIBLE}) AS r CROSS JOIN tasks AS t ON {_PENDING} LIMIT ?"""
-
-WORKER_SHARED = "SELECT fenced FROM workers WHERE id = ? FOR SHARE"
-WORKER_EXCLUSIVE = "SELECT fenced FROM workers WHERE id = ? FOR UPDATE"
-_LIMITS_EXIST = "INSERT INTO limits (name) VALUES (?) ON CONFLICT DO NOTHING"
-_LIMITS_LOCKED = "SELECT name FROM limits WHERE name = ANY(?) ORDER BY name FOR UPDATE"
+# The cross join keeps SQLite to the order of the tables: along `ready`, one task at a time.
+_CANDIDATES = f"""\
+SELECT {columns(TASK_COLUMNS, "t")}, r.priority, r.ready_at
+FROM ready AS r CROSS JOIN tasks AS t ON t.id = r.task_id AND t.status = 'pending'
+  AND (t.waiting_reason IS NULL OR t.waiting_until <= ?)
+WHERE {{eligible}}
+ORDER BY r.priority DESC, r.ready_at, r.task_id LIMIT ?"""
 _COUNTERS = "SELECT name, value FROM counters WHERE name = ANY(?)"
+WORKER = "SELECT fenced FROM workers WHERE id = ?"
 
 
-def promotions(dialect: Dialect, now: int) -> list[Statement]:
+def promotions(now: int) -> list[Statement]:
     """Return the statements that move due timers to `ready`."""
-    if dialect.is_postgresql:
-        return [(PROMOTE_POSTGRESQL, (now, PROMOTED_MAX))]
     move, forget = PROMOTE_SQLITE
     return [(move, (now, PROMOTED_MAX)), (forget, (now,))]
 
 
-def limit_locks(dialect: Dialect, names: Sequence[str]) -> list[Statement]:
-    """Return the statements that lock queues' limits and read how many tasks run.
-
-    The last one returns the counters of tasks in progress.
-    """
-    counters = [DEPTH_COUNTER.format(queue=n, status="in_progress") for n in names]
-    return [
-        *((_LIMITS_EXIST, (name,)) for name in names),
-        (_LIMITS_LOCKED, (dialect.array(names),)),
-        (_COUNTERS, (dialect.array(counters),)),
-    ]
+def running_counts(queues: Sequence[str]) -> Statement:
+    """Return the statement that reads how many tasks of each queue run, as counters."""
+    names = [DEPTH_COUNTER.format(queue=name, status="in_progress") for name in queues]
+    return SQLITE.sql(_COUNTERS), (SQLITE.array(names),)
 
 
-def candidate_searches(
-    dialect: Dialect, claim: ClaimTasks, room: Mapping[str, int]
-) -> list[Statement]:
-    """Return the statements that find and lock what `claim` may have.
+def candidate_searches(claim: ClaimTasks, room: Mapping[str, int]) -> list[Statement]:
+    """Return the statements that find what `claim` may have, in order of preference.
 
     Args:
         room: for each queue with a limit, how many of its tasks may still start. A queue
             with less room than the claim has slots is searched apart.
     """
     narrow = {name: left for name, left in room.items() if left < claim.slots}
-    searches = [_search(dialect, claim, claim.slots, excluded=tuple(narrow))]
+    searches = [_search(claim, claim.slots, excluded=tuple(narrow))]
     for name, left in sorted(narrow.items()):
         if left > 0:
-            searches.append(_search(dialect, claim, left, only=name))
+            searches.append(_search(claim, left, only=name))
     return searches
 
 
 def _search(
-    dialect: Dialect,
     claim: ClaimTasks,
     limit: int,
     *,
     excluded: tuple[str, ...] = (),
     only: str | None = None,
 ) -> Statement:
-    eligible = _eligible(dialect, claim)
+    eligible = _eligible(SQLITE, claim)
     if excluded:
-        eligible.add("r.queue <> ALL(?)", dialect.array(excluded))
+        eligible.add("r.queue <> ALL(?)", SQLITE.array(excluded))
     if only is not None:
         eligible.add("r.queue = ?", only)
-    text = _CANDIDATES_POSTGRESQL if dialect.is_postgresql else _CANDIDATES_SQLITE
-    parameters = (*eligible.parameters, limit + LOCKED_MAX, claim.now, limit)
-    return text.format(eligible=eligible.text), parameters
+    text = SQLITE.sql(_CANDIDATES.format(eligible=eligible.text))
+    return text, (claim.now, *eligible.parameters, limit)
+
+
+def anything_to_claim(dialect: Dialect, claim: ClaimTasks) -> list[Statement]:
+    """Return the statements that find a task which `claim` might have, ready or due."""
+    eligible = _eligible(dialect, claim)
+    ready = f"SELECT 1 FROM ready AS r WHERE {eligible.text} LIMIT 1"
+    due = f"SELECT 1 FROM timers AS r WHERE r.due_at <= ? AND {eligible.text} LIMIT 1"
+    return [
+        (dialect.sql(ready), tuple(eligible.parameters)),
+        (dialect.sql(due), (claim.now, *eligible.parameters)),
+    ]
 
 
 class _Conditions:
@@ -173,23 +155,26 @@ def _add_queues(conditions: _Conditions, dialect: Dialect, patterns: Sequence[st
 
 
 def _pattern(pattern: str, dialect: Dialect) -> str:
-    parts = pattern.split("*")
     if dialect.is_postgresql:
-        return f"^{'.*'.join(re.escape(part) for part in parts)}$"
+        return queue_expression(pattern)
+    parts = pattern.split("*")
     return "*".join(re.sub(r"[\[?]", r"[\g<0>]", part) for part in parts)
 
 
-def alone_search(dialect: Dialect, claim: ClaimTasks) -> Statement:
+def queue_expression(pattern: str) -> str:
+    """Return a pattern of queue names as PostgreSQL's regular expression."""
+    return f"^{'.*'.join(re.escape(part) for part in pattern.split('*'))}$"
+
+
+def alone_search(claim: ClaimTasks) -> Statement:
     """Return the statement that tells whether a ready task wants to run alone."""
     alone = _Conditions()
-    _add_capabilities(alone, dialect, claim)
+    _add_capabilities(alone, SQLITE, claim)
     alone.add("r.queue NOT IN (SELECT name FROM queues WHERE paused)")
-    _add_queues(alone, dialect, claim.queues)
+    _add_queues(alone, SQLITE, claim.queues)
     alone.add("r.crashes >= ?", claim.max_crashes)
     if claim.max_crashes > 0:
         # What the partial index needs to see: hardly any task has ever crashed.
         alone.add("r.crashes > 0")
-    return (
-        f"SELECT 1 FROM ready AS r WHERE {alone.text} LIMIT 1",
-        tuple(alone.parameters),
-    )
+    text = f"SELECT 1 FROM ready AS r WHERE {alone.text} LIMIT 1"
+    return SQLITE.sql(text), tuple(alone.parameters)

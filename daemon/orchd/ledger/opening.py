@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from orchd.errors import (
     ConfigurationError,
+    SchemaInUse,
     SchemaTooNew,
     SchemaTooOld,
     StateError,
@@ -39,7 +40,13 @@ _DIRECTORY_MODE = 0o700
 
 
 def open_ledger(
-    url: str, *, system: System, access: Access, create: bool, migrate: bool
+    url: str,
+    *,
+    system: System,
+    access: Access,
+    create: bool,
+    migrate: bool,
+    in_use: bool = False,
 ) -> SQLLedger:
     """Open a ledger; `SQLLedger.open` then connects it.
 
@@ -49,6 +56,7 @@ def open_ledger(
         access: on SQLite one process at a time may `write`; any number may `read`.
         create: make the state when there is none.
         migrate: upgrade an older schema.
+        in_use: upgrade it even while daemons of the release before are at work on it.
 
     Raises:
         ConfigurationError: the URL is none that orchd understands.
@@ -56,6 +64,7 @@ def open_ledger(
         StateLocked: another process writes to it.
         StateUnreadable: it is there, but not usable.
         SchemaTooOld: it must be upgraded, and `migrate` is not set.
+        SchemaInUse: it must be upgraded, but other daemons are at work on it.
         SchemaTooNew: a newer release made it.
     """
     try:
@@ -70,7 +79,9 @@ def open_ledger(
             create=create,
             migrate=migrate,
         )
-    return _open_postgresql(url, create=create and access == "write", migrate=migrate)
+    return _open_postgresql(
+        url, create=create and access == "write", migrate=migrate, in_use=in_use
+    )
 
 
 # --- SQLite ---------------------------------------------------------------------------
@@ -179,7 +190,7 @@ def _sqlite_connection(path: Path, *, write: bool) -> Iterator[sa.Connection]:
 # --- PostgreSQL -----------------------------------------------------------------------
 
 
-def _open_postgresql(url: str, *, create: bool, migrate: bool) -> SQLLedger:
+def _open_postgresql(url: str, *, create: bool, migrate: bool, in_use: bool) -> SQLLedger:
     from orchd.ledger.dialects import POSTGRESQL
     from orchd.ledger.schema import PROJECTIONS
     from orchd.ledger.sql import SQLLedger
@@ -190,6 +201,8 @@ def _open_postgresql(url: str, *, create: bool, migrate: bool) -> SQLLedger:
     address = f"postgresql+psycopg://{url.partition('://')[2]}"
     with _readable(named):
         with _postgresql_connection(address) as connection:
+            if migrate and not in_use:
+                _require_unused(connection, named)
             _prepare(connection, named, create=create, migrate=migrate)
         store = EventStore.open(address, PROJECTIONS)
     return SQLLedger(store, POSTGRESQL)
@@ -254,3 +267,27 @@ def _prepare(connection: sa.Connection, named: str, *, create: bool, migrate: bo
             "run `orchd db upgrade`"
         )
     migrations.upgrade(connection)
+
+
+def _require_unused(connection: sa.Connection, named: str) -> None:
+    """Refuse to change an older schema behind the backs of those who work on it."""
+    import orchd_migrations as migrations
+
+    found = migrations.current(connection)
+    connection.rollback()
+    if found is None or found not in migrations.REVISIONS[:-1]:
+        return
+    living = connection.exec_driver_sql(
+        "SELECT host, pid, release FROM workers WHERE NOT fenced AND expires_at >"
+        " extract(epoch FROM clock_timestamp()) * 1000000 ORDER BY started_at"
+    ).all()
+    connection.rollback()
+    if living:
+        who = ", ".join(
+            f"{pid} on {host} (orchd {release})" for host, pid, release in living
+        )
+        raise SchemaInUse(
+            f"the schema of {named} is {found}, this orchd needs a newer one, and other "
+            f"daemons are at work on it: {who}; stop them, or run `orchd db upgrade`, "
+            "which they survive, and start again"
+        )

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
+from msgspec.structs import astuple
+
 from orchd import breakers, daemons, queues
 from orchd.ledger.bodies import BlobCollector
 from orchd.ledger.port import (
@@ -22,7 +24,7 @@ from orchd.ledger.port import (
     SubmitTask,
     Submitted,
 )
-from orchd.ledger.rows import breaker_row, queue_row, task_row
+from orchd.ledger.rows import TASK_COLUMNS, breaker_row, queue_row, task_row
 from orchd.tasks import commands as c
 from orchd.tasks import events as e
 from orchd.tasks.machine import Refused, Stamped, decide, evolve
@@ -86,8 +88,16 @@ class Stream:
             events=self.events,
             projection=self.projection,
             row=_ROWS[self.projection](self.state),
+            changed=self._changed_columns(),
             counters=self._event_counters() | self.depth_counters(),
         )
+
+    def _changed_columns(self) -> frozenset[str] | None:
+        before, after = self.before, self.state
+        if before is None or not isinstance(after, TaskState):
+            return None
+        pairs = zip(TASK_COLUMNS, astuple(before), astuple(after), strict=True)
+        return frozenset(name for name, old, new in pairs if old is not new)
 
     def _event_counters(self) -> dict[str, int]:
         counts: dict[str, int] = {}
@@ -141,6 +151,7 @@ class Plan:
         self._streams: dict[str, Stream] = {}
         self._keys: dict[tuple[str, str], Stream] = {}
         self._metas: dict[tuple[Origin, int], _Meta] = {}
+        self._claimed: dict[int, list[Stream]] = {}
 
     def finish(self) -> None:
         """Fix what is to be appended."""
@@ -149,15 +160,6 @@ class Plan:
     def load(self, stream: str, projection: str, state: Any) -> None:
         """Take over a state as the database holds it; None when there is none."""
         self._streams[stream] = Stream(stream, projection, state, is_stored=True)
-
-    def ended(self, queue: str) -> int:
-        """Return how many of a queue's tasks this plan surely takes out of progress."""
-        counter = f"queue/{queue}/in_progress"
-        return -sum(
-            stream.depth_counters().get(counter, 0)
-            for stream in self._streams.values()
-            if stream.is_stored and stream.events
-        )
 
     # --- tasks ------------------------------------------------------------------------
 
@@ -215,23 +217,26 @@ class Plan:
         self._settle(index, stream, outcome)
 
     def claim(self, index: int, request: ClaimTasks, states: Sequence[TaskState]) -> None:
-        """Start tasks for a worker; those that the plan touches already are left out."""
-        pairs = self.claims.setdefault(index, [])
+        """Start tasks for a worker, on their states as the claim found them."""
+        streams = self._claimed.setdefault(index, [])
         command = c.Start(
             now=request.now, worker=request.worker, max_crashes=request.max_crashes
         )
         meta = self._meta(request.origin, request.now)
         for state in states:
-            name = TASK_STREAM + state.id
-            if name in self._streams or len(pairs) >= request.slots:
-                continue
-            stream = Stream(name, "tasks", state, is_stored=True)
-            try:
-                self._add(stream, state.id, decide(state, command), meta)
-            except Refused:
-                continue
-            self._streams[name] = stream
-            pairs.append(Pair(state, stream.state))
+            stream = Stream(TASK_STREAM + state.id, "tasks", state, is_stored=True)
+            self._add(stream, state.id, decide(state, command), meta)
+            streams.append(stream)
+        self.claims[index] = [Pair(stream.before, stream.state) for stream in streams]
+
+    def claimed_items(self, index: int) -> list[Append]:
+        """Return what is to be appended for the tasks of a claim."""
+        return [stream.item() for stream in self._claimed.get(index, ())]
+
+    def fenced(self, index: int, worker: str) -> None:
+        """Refuse a claim: its worker's lease was taken away."""
+        detail = f"worker {worker} was fenced and may not claim"
+        self.outcomes[index] = Refusal(code="fenced", detail=detail)
 
     def _apply(
         self, stream: Stream, request: SubmitTask | ActOnTask
@@ -274,6 +279,10 @@ class Plan:
             )
             found = self._metas[origin, at] = (meta, e.encode(meta))
         return found
+
+    def meta_text(self, origin: Origin, at: int) -> str:
+        """Return the meta of an event that this command causes."""
+        return self._meta(origin, at)[1]
 
     def _settle(self, index: int, stream: Stream, outcome: Outcome) -> None:
         self.outcomes[index] = outcome

@@ -1,30 +1,26 @@
-"""Reads and locks what a transaction has to know, and decides its requests on that.
+"""Reads what a batch has to know, and decides its requests on that.
 
-Locks are taken in one order by everybody: tasks by id, queues and breakers by name, the
-limits of queues by name, then tasks to claim, which never wait, and in the append the head.
+On PostgreSQL nothing that is read here is locked: what has moved until the append makes its
+item lose, and the request is read and decided again. The append itself takes its locks in
+one order, everybody the same: tasks by id, queues and breakers by name, the limits of
+queues by name, then tasks to claim, which never wait, and the head.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from functools import partial
 from typing import TypeVar
 
-from orchd.ledger.claims import (
-    WORKER_SHARED,
-    alone_search,
-    candidate_searches,
-    limit_locks,
-    promotions,
-)
+from orchd.ledger.claiming import Claims
+from orchd.ledger.claims import anything_to_claim
 from orchd.ledger.dialects import Dialect, Statement
 from orchd.ledger.plan import BREAKER_STREAM, QUEUE_STREAM, TASK_STREAM, Plan
 from orchd.ledger.port import (
     ActOnBreaker,
     ActOnTask,
+    Claimed,
     ClaimTasks,
     RecordDaemon,
-    Refusal,
     Request,
     SetQueue,
     SubmitTask,
@@ -41,24 +37,16 @@ from orchd.ledger.rows import (
 )
 from orchd.ledger.submissions import Taken, lookups
 from orchd.ledger.work import Gate, Work
-from orchd_eventstore import Transaction
+from orchd_eventstore import Session
 
 _Kind = TypeVar("_Kind")
-_TASKS = (
-    f"SELECT {columns(TASK_COLUMNS)} FROM tasks WHERE id = ANY(?) ORDER BY id FOR UPDATE"
-)
-_QUEUES = (
-    f"SELECT {columns(QUEUE_COLUMNS)} FROM queues WHERE name = ANY(?)"
-    " ORDER BY name FOR UPDATE"
-)
-_BREAKERS = (
-    f"SELECT {columns(BREAKER_COLUMNS)} FROM breakers WHERE name = ANY(?)"
-    " ORDER BY name FOR UPDATE"
-)
+_TASKS = f"SELECT {columns(TASK_COLUMNS)} FROM tasks WHERE id = ANY(?)"
+_QUEUES = f"SELECT {columns(QUEUE_COLUMNS)} FROM queues WHERE name = ANY(?)"
+_BREAKERS = f"SELECT {columns(BREAKER_COLUMNS)} FROM breakers WHERE name = ANY(?)"
 
 
 class Preparation:
-    """One transaction's reads and decisions; the result is `plan`."""
+    """One round's reads and decisions; the results are `plan` and `claims`."""
 
     def __init__(self, work: Work, dialect: Dialect, ask: Gate) -> None:
         self.plan = Plan(work.command_id)
@@ -70,40 +58,30 @@ class Preparation:
         self._acts = self._of(ActOnTask)
         self._submissions = [] if self._use_known else self._of(SubmitTask)
         self._taken: Taken | None = None
-        self._searches: list[tuple[int, ClaimTasks, list[Row]]] = []
-        self._fenced: set[str] = set()
-        self._running: dict[str, int] = {}
-        self._limits = sorted({name for _, claim in self._claims for name in claim.limits})
 
     def _of(self, kind: type[_Kind]) -> list[tuple[int, _Kind]]:
         return [(i, request) for i, request in self._requests if isinstance(request, kind)]
 
     @property
-    def needs_transaction(self) -> bool:
-        """Whether anything has to be read before it can be decided."""
-        if self._claims or self._submissions or self._tasks_to_read():
-            return True
-        return bool(self._of(SetQueue) or self._of(ActOnBreaker))
-
-    def _tasks_to_read(self) -> list[str]:
-        unknown = [
-            request.task_id
-            for _, request in self._acts
-            if request.known is None or not self._use_known
+    def claims(self) -> Claims | None:
+        """The producer of the append, when there is anything to claim."""
+        open_claims = [
+            (index, claim)
+            for index, claim in self._claims
+            if index not in self.plan.outcomes
         ]
-        if unknown or self._limits:
-            # Tasks that are known are locked too, in the same order as everybody's.
-            return sorted({request.task_id for _, request in self._acts})
-        return []
+        return Claims(open_claims, self.plan, self._ask) if open_claims else None
 
-    def decide(self) -> None:
-        """Decide everything on what is known, without a claim or anything read."""
-        self._decide_all()
-        self.plan.finish()
-
-    def _decide_all(self) -> None:
+    def decide(self, session: Session) -> None:
+        """Read what has to be read, and decide everything but the claims."""
+        batch = _Batch(session, self._dialect)
+        self._read_states(batch)
+        batch.run()
         for index, request in self._requests:
             self._decide_one(index, request)
+        if self._dialect.is_postgresql:
+            self._ask_gates(session)
+        self.plan.finish()
 
     def _decide_one(self, index: int, request: Request) -> None:
         plan = self.plan
@@ -122,20 +100,17 @@ class Preparation:
         elif isinstance(request, RecordDaemon):
             plan.record(index, request)
 
-    # --- reading ----------------------------------------------------------------------
+    def _ask_gates(self, session: Session) -> None:
+        # A gate is asked only when there is something to claim, and it cannot be asked in
+        # the middle of a function in the database.
+        for index, claim in self._claims:
+            if claim.gate is None:
+                continue
+            found = session.execute_all(anything_to_claim(self._dialect, claim))
+            if not any(found) or not self._ask(claim.gate):
+                self.plan.outcomes[index] = Claimed(tasks=())
 
-    def read(self, transaction: Transaction) -> None:
-        """Read, lock and decide within a transaction."""
-        batch = _Batch(transaction, self._dialect)
-        self._read_states(batch)
-        self._read_claims(batch)
-        batch.run()
-        self._decide_all()
-        if self._limits:
-            self._search_limited(transaction)
-        for claim in self._searches:
-            self._claim(*claim)
-        self.plan.finish()
+    # --- reading ----------------------------------------------------------------------
 
     def _read_states(self, batch: _Batch) -> None:
         ids = self._tasks_to_read()
@@ -157,15 +132,21 @@ class Preparation:
             batch.add(by_id, found.append)
             batch.add(by_key, lambda rows: self._load_taken(found[0], rows))
 
+    def _tasks_to_read(self) -> list[str]:
+        return sorted(
+            {
+                request.task_id
+                for _, request in self._acts
+                if request.known is None or not self._use_known
+            }
+        )
+
     def _load_tasks(self, rows: Sequence[Row]) -> None:
         states = {state.id: state for state in map(task_state, rows)}
-        for _, request in self._acts:
-            name = TASK_STREAM + request.task_id
-            state = states.get(request.task_id)
-            if state is not None:
-                self.plan.load(name, "tasks", state)
-            elif not self._submitted_here(request.task_id):
-                self.plan.load(name, "tasks", None)
+        for task_id in self._tasks_to_read():
+            state = states.get(task_id)
+            if state is not None or not self._submitted_here(task_id):
+                self.plan.load(TASK_STREAM + task_id, "tasks", state)
 
     def _submitted_here(self, task_id: str) -> bool:
         return any(request.task_id == task_id for _, request in self._of(SubmitTask))
@@ -183,87 +164,17 @@ class Preparation:
     def _load_taken(self, by_id: Sequence[Row], by_key: Sequence[Row]) -> None:
         self._taken = Taken(by_id, by_key)
 
-    # --- claims -----------------------------------------------------------------------
-
-    def _read_claims(self, batch: _Batch) -> None:
-        for index, claim in self._claims:
-            batch.add(
-                (WORKER_SHARED, (claim.worker,)),
-                partial(self._note_worker, claim.worker),
-            )
-            for statement in promotions(self._dialect, claim.now):
-                batch.add(statement)
-            if not self._limits:
-                self._add_searches(batch, index, claim, {})
-        if self._limits:
-            *locks, counters = limit_locks(self._dialect, self._limits)
-            for statement in locks:
-                batch.add(statement)
-            batch.add(counters, self._note_counters)
-
-    def _add_searches(
-        self, batch: _Batch, index: int, claim: ClaimTasks, room: dict[str, int]
-    ) -> None:
-        found: list[Row] = []
-        self._searches.append((index, claim, found))
-        for statement in candidate_searches(self._dialect, claim, room):
-            batch.add(statement, found.extend)
-        if not claim.alone and claim.probe is None:
-            batch.add(
-                alone_search(self._dialect, claim),
-                lambda rows: self._note_alone(index, rows),
-            )
-
-    def _note_worker(self, worker: str, rows: Sequence[Row]) -> None:
-        if not rows or rows[0][0]:
-            self._fenced.add(worker)
-
-    def _note_alone(self, index: int, rows: Sequence[Row]) -> None:
-        if rows:
-            self.plan.alone_waiting.add(index)
-
-    def _note_counters(self, rows: Sequence[Row]) -> None:
-        self._running = {name: value for name, value in rows}
-
-    def _search_limited(self, transaction: Transaction) -> None:
-        for index, claim in self._claims:
-            batch = _Batch(transaction, self._dialect)
-            room = {name: self._room(name, most) for name, most in claim.limits.items()}
-            self._add_searches(batch, index, claim, room)
-            batch.run()
-            self._claim(*self._searches.pop())
-
-    def _room(self, queue: str, most: int) -> int:
-        running = self._running.get(f"queue/{queue}/in_progress", 0)
-        # Runs that end in this very commit make room for those that start in it.
-        return max(0, most - running + self.plan.ended(queue))
-
-    def _claim(self, index: int, claim: ClaimTasks, rows: list[Row]) -> None:
-        if claim.worker in self._fenced:
-            detail = f"worker {claim.worker} was fenced and may not claim"
-            self.plan.outcomes[index] = Refusal(code="fenced", detail=detail)
-            return
-        rows.sort(key=lambda row: (-row[-2], row[-1], row[0]))
-        states = [task_state(row[:-2]) for row in rows]
-        if states and claim.gate is not None and not self._ask(claim.gate):
-            states = []
-        self.plan.claim(index, claim, states)
-
 
 class _Batch:
     """Statements for one round trip, and what to do with their rows."""
 
-    def __init__(self, transaction: Transaction, dialect: Dialect) -> None:
-        self._transaction = transaction
+    def __init__(self, session: Session, dialect: Dialect) -> None:
+        self._session = session
         self._dialect = dialect
         self._statements: list[Statement] = []
-        self._receivers: list[Callable[[Sequence[Row]], object] | None] = []
+        self._receivers: list[Callable[[Sequence[Row]], object]] = []
 
-    def add(
-        self,
-        statement: Statement,
-        receive: Callable[[Sequence[Row]], object] | None = None,
-    ) -> None:
+    def add(self, statement: Statement, receive: Callable[[Sequence[Row]], object]) -> None:
         """Add a statement; `receive` gets its rows."""
         text, parameters = statement
         self._statements.append((self._dialect.sql(text), parameters))
@@ -273,7 +184,6 @@ class _Batch:
         """Run all statements."""
         if not self._statements:
             return
-        answers = self._transaction.execute_all(self._statements)
+        answers = self._session.execute_all(self._statements)
         for receive, rows in zip(self._receivers, answers, strict=True):
-            if receive is not None:
-                receive(rows)
+            receive(rows)

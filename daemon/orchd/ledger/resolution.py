@@ -28,7 +28,7 @@ from orchd.ledger.port import (
 from orchd.tasks import events as e
 from orchd.tasks.machine import Stamped, evolve, fold
 from orchd.tasks.state import TaskState
-from orchd_eventstore import EventStore, RecordedEvent, Transaction
+from orchd_eventstore import EventStore, RecordedEvent, Session
 
 SEARCHED_COMMITS = 2_000
 """How far back the parts of a batch that was split are looked for."""
@@ -43,16 +43,17 @@ _PARTS = (
 Ranges = Sequence[tuple[int, int]]
 
 
-def find_commit(transaction: Transaction, dialect: Dialect, command_id: str) -> Ranges:
+def find_commit(session: Session, dialect: Dialect, command_id: str) -> Ranges:
     """Return where the command's events are: (position before, last position) of each
     commit that it made. A batch with a bad item is stored in parts."""
-    whole = transaction.execute(dialect.sql(_WHOLE), (command_id,))
-    if whole:
-        return [(first, last) for first, last in whole]
     prefix = f"{command_id}/"
-    parameters = (SEARCHED_COMMITS, len(prefix), prefix)
-    parts = transaction.execute(dialect.sql(_PARTS), parameters)
-    return [(first, last) for first, last in parts]
+    whole, parts = session.execute_all(
+        [
+            (dialect.sql(_WHOLE), (command_id,)),
+            (dialect.sql(_PARTS), (SEARCHED_COMMITS, len(prefix), prefix)),
+        ]
+    )
+    return [(first, last) for first, last in whole or parts]
 
 
 def stamped(events: Iterable[RecordedEvent]) -> list[Stamped]:
@@ -90,11 +91,6 @@ class Resolution:
         for first, last in ranges:
             for event in store.read_all(after=first, up_to=last, limit=last - first):
                 self._streams.setdefault(event.stream, []).append(event)
-        self._acted = {
-            TASK_STREAM + request.task_id
-            for request in (requests[index] for index in pending)
-            if isinstance(request, SubmitTask | ActOnTask)
-        }
         self._loaded: set[str] = set()
         self._claimed: set[str] = set()
         for index in pending:
@@ -140,18 +136,28 @@ class Resolution:
     def _answer_claim(self, index: int, claim: ClaimTasks) -> None:
         pairs = self.plan.claims.setdefault(index, [])
         for stream, events in self._streams.items():
-            if len(pairs) < claim.slots and self._is_claim(stream, events[0], claim):
-                before = _fold_task(self._before(stream, events[0]))
-                if before is None or claim.probe not in (None, before.executor):
-                    continue
-                self._claimed.add(stream)
-                pairs.append(Pair(before, evolve(before, stamped(events[:1])[0])))
+            place = self._place_of_claim(stream, events, claim)
+            if place is None or len(pairs) >= claim.slots:
+                continue
+            history = [*self._before(stream, events[0]), *events[:place]]
+            before = _fold_task(history)
+            if before is None or claim.probe not in (None, before.executor):
+                continue
+            self._claimed.add(stream)
+            pairs.append(Pair(before, evolve(before, stamped([events[place]])[0])))
 
-    def _is_claim(self, stream: str, event: RecordedEvent, claim: ClaimTasks) -> bool:
-        if event.type != "task.started" or stream in self._acted | self._claimed:
-            return False
-        started = e.decode_event(event.type, event.data)
-        return isinstance(started, e.TaskStarted) and started.worker == claim.worker
+    def _place_of_claim(
+        self, stream: str, events: Sequence[RecordedEvent], claim: ClaimTasks
+    ) -> int | None:
+        # A task that this commit gave back may be claimed by it, too.
+        if stream in self._claimed:
+            return None
+        for place, event in enumerate(events):
+            if event.type == "task.started":
+                started = e.decode_event(event.type, event.data)
+                mine = isinstance(started, e.TaskStarted) and started.worker == claim.worker
+                return place if mine else None
+        return None
 
 
 def _fold_task(events: list[RecordedEvent]) -> TaskState | None:

@@ -8,7 +8,8 @@ timers    derived: the pending tasks that wait for an instant
 workers   the leases of daemons; rows, not events
 limits    one row per queue with a limit, to be locked while its tasks are counted
 
-`orchd.ledger.derived` holds the triggers that keep `ready` and `timers`. The migrations
+`orchd.ledger.derived` holds the triggers that keep `ready` and `timers`, and
+`orchd.ledger.claim_function` the function that claims on PostgreSQL. The migrations
 create all of this for real databases; `create_all` does it for tests and benchmarks.
 """
 
@@ -20,6 +21,7 @@ import sqlalchemy as sa
 from sqlalchemy.sql.type_api import TypeEngine
 
 from orchd.interfaces import TaskStatus
+from orchd.ledger.claim_function import CLAIM_FUNCTION, claim_ddl
 from orchd.ledger.derived import derived_ddl
 from orchd.tasks.state import IMMUTABLE_FIELDS, TERMINAL, Phase
 from orchd_eventstore import Projection
@@ -255,8 +257,27 @@ workers = sa.Table(
 
 limits = sa.Table("limits", metadata, sa.Column("name", _name(), primary_key=True))
 
+_ENDED = (
+    "version",
+    "status",
+    "updated_at",
+    "token",
+    "worker",
+    "started_at",
+    "deadline",
+    "passed_verifiers",
+    "result",
+    "result_blob",
+    "result_metadata",
+    "confidence",
+    "finished_at",
+)
+"""What the completion of a task that ran well at its first attempt changes."""
+
 PROJECTIONS = (
-    Projection("tasks", tasks, key="id", immutable=IMMUTABLE_FIELDS - {"id"}),
+    Projection(
+        "tasks", tasks, key="id", immutable=IMMUTABLE_FIELDS - {"id"}, narrow=_ENDED
+    ),
     Projection("queues", queues, key="name"),
     Projection("breakers", breakers, key="name"),
 )
@@ -269,5 +290,8 @@ def create_all(connection: sa.Connection) -> None:
     store_schema.metadata.create_all(connection, checkfirst=False)
     metadata.create_all(connection, checkfirst=False)
     dialect = connection.dialect.name
-    store_schema.execute_all(connection, store_schema.ddl(dialect, PROJECTIONS))
+    store = store_schema.ddl(dialect, PROJECTIONS, CLAIM_FUNCTION)
+    store_schema.execute_all(connection, store)
     store_schema.execute_all(connection, derived_ddl(dialect))
+    if dialect == "postgresql":
+        store_schema.execute_all(connection, claim_ddl())

@@ -1,8 +1,8 @@
-"""Carries out commits: reads and locks, decides, appends, and settles what lost.
+"""Carries out commits: reads, decides, appends, and settles what lost.
 
 A request whose task moved meanwhile is read again and decided again in a further, smaller
-transaction of the same command. A commit of unknown outcome is kept as it was planned, so
-that its repetition is the identical batch.
+round of the same command. A commit of unknown outcome is kept as it was planned, so that
+its repetition is the identical batch.
 """
 
 from __future__ import annotations
@@ -11,9 +11,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from orchd.ledger.bodies import load_bodies
-from orchd.ledger.claims import WORKER_EXCLUSIVE
 from orchd.ledger.dialects import Dialect
-from orchd.ledger.plan import TASK_STREAM, Pair, Plan
+from orchd.ledger.plan import Pair, Plan
 from orchd.ledger.port import (
     Claimed,
     ClaimedTask,
@@ -33,13 +32,13 @@ from orchd_eventstore import (
     EventStore,
     OutcomeUnknown,
     Rejected,
+    Session,
     StoreUnavailable,
-    Transaction,
 )
 
-ROUNDS_MAX = 8
-"""Most transactions for one command. From the second on the rows are locked before they
-are decided on, so that hardly any command needs a third."""
+ROUNDS_MAX = 32
+"""Most rounds in one go. Every round that loses lost to somebody who got on."""
+_WORKER_LOCKED = "SELECT fenced FROM workers WHERE id = ? FOR UPDATE"
 
 
 class Writer:
@@ -69,87 +68,73 @@ class Writer:
         # Kept on every failure: what earlier rounds stored must not be decided again.
         self._doubt = work
         try:
-            while work.pending:
-                if work.round >= ROUNDS_MAX:
-                    raise LedgerUnavailable(
-                        f"{len(work.pending)} requests lost {ROUNDS_MAX} races in a row"
-                    )
+            for _ in range(ROUNDS_MAX):
+                if not work.pending:
+                    break
                 self._round(work)
+            else:
+                raise LedgerUnavailable(
+                    f"{len(work.pending)} requests lost {ROUNDS_MAX} races in a row"
+                )
         except StoreUnavailable as error:
             raise LedgerUnavailable(str(error)) from error
         self._doubt = None
         return [work.outcomes[index] for index in range(len(work.requests))]
 
     def _round(self, work: Work) -> None:
-        if work.plan is not None and self._settle_doubt(work, work.plan):
-            return
-        preparation = Preparation(work, self._dialect, self._ask)
-        plan = preparation.plan
-        try:
-            if preparation.needs_transaction:
-                with self._store.transaction() as transaction:
-                    preparation.read(transaction)
-                    commit = self._append_in(transaction, work, plan)
-            else:
-                preparation.decide()
-                commit = self._append(work, plan)
-        except OutcomeUnknown:
-            work.plan = plan
-            raise
-        self._settle(work, plan, commit)
+        with self._store.session() as session:
+            if work.plan is not None and self._settle_doubt(session, work, work.plan):
+                return
+            preparation = Preparation(work, self._dialect, self._ask)
+            preparation.decide(session)
+            try:
+                commit = self._append(session, work, preparation)
+            except OutcomeUnknown:
+                work.plan = preparation.plan
+                raise
+        self._settle(work, preparation.plan, commit)
 
-    def _settle_doubt(self, work: Work, plan: Plan) -> bool:
+    def _append(
+        self, session: Session, work: Work, preparation: Preparation
+    ) -> Commit | None:
+        plan, claims = preparation.plan, preparation.claims
+        if not plan.items and claims is None:
+            return None
+        commit = session.append(
+            plan.items,
+            command_id=work.round_id,
+            blobs=plan.collector.blobs,
+            producer=claims,
+        )
+        if claims is not None and commit.answer is not None:
+            claims.read(commit.answer)
+        return commit
+
+    def _settle_doubt(self, session: Session, work: Work, plan: Plan) -> bool:
         """Repeat what was sent when the answer was lost; False to begin anew."""
-        if not plan.claims:
-            commit = self._append(work, plan)
+        pending = (work.requests[index] for index in work.pending)
+        claims = [request for request in pending if isinstance(request, ClaimTasks)]
+        if not claims:
+            commit = session.append(
+                plan.items, command_id=work.round_id, blobs=plan.collector.blobs
+            )
             work.plan = None
             # The identical batch: the store's own outcomes say all there is to say.
             self._settle_from(work, plan, commit)
             return True
-        workers = {
-            request.worker
-            for request in (work.requests[index] for index in plan.claims)
-            if isinstance(request, ClaimTasks)
-        }
-        with self._store.transaction() as transaction:
+        for worker in sorted({claim.worker for claim in claims}):
             # The lost transaction shares this row until it has ended either way.
-            for worker in sorted(workers):
-                transaction.execute(self._dialect.sql(WORKER_EXCLUSIVE), (worker,))
-            found = find_commit(transaction, self._dialect, work.round_id)
+            session.execute_all([(self._dialect.sql(_WORKER_LOCKED), (worker,))])
+        found = find_commit(session, self._dialect, work.round_id)
         work.plan = None
         if found:
             self._resolve(work, found)
         return bool(found)
 
-    def _append(self, work: Work, plan: Plan) -> Commit | None:
-        if not plan.items:
-            return None
-        return self._store.append(
-            plan.items, command_id=work.round_id, blobs=plan.collector.blobs
-        )
-
-    def _append_in(self, transaction: Transaction, work: Work, plan: Plan) -> Commit | None:
-        if plan.items:
-            return transaction.append(
-                plan.items, command_id=work.round_id, blobs=plan.collector.blobs
-            )
-        if find_commit(transaction, self._dialect, work.round_id):
-            return Commit(
-                command_id=work.round_id,
-                first_position=None,
-                last_position=None,
-                recorded_at=None,
-                outcomes=(),
-                repeated=True,
-            )
-        # Due timers may have been promoted.
-        transaction.commit()
-        return None
-
     def _settle(self, work: Work, plan: Plan, commit: Commit | None) -> None:
         if commit is not None and commit.repeated:
-            with self._store.transaction() as transaction:
-                found = find_commit(transaction, self._dialect, work.round_id)
+            with self._store.session() as session:
+                found = find_commit(session, self._dialect, work.round_id)
             self._resolve(work, found)
         else:
             self._settle_from(work, plan, commit)
@@ -183,12 +168,7 @@ class Writer:
             if settled is not None:
                 outcomes[index] = settled
         for index, pairs in plan.claims.items():
-            won = [
-                pair
-                for pair in pairs
-                if isinstance(results.get(TASK_STREAM + pair.after.id), Appended)
-            ]
-            outcomes[index] = self._claimed(won, index in plan.alone_waiting)
+            outcomes[index] = self._claimed(pairs, index in plan.alone_waiting)
         for index, place in plan.recorded.items():
             result = results.get(plan.rests_on[index])
             if isinstance(result, Appended):

@@ -5,6 +5,8 @@
     events, commits        as in a state, instants in microseconds since the epoch
     blobs                  as in a state
 
+Format 1 has no column `rules` in `commits`: all of them follow the first rules.
+
 `hash` is that of the last commit in the log's hash chain, so the file proves its own
 content; `digest` is SHA-256 over that hash and the blobs' hashes in order.
 """
@@ -23,23 +25,24 @@ import msgspec
 from orchd.maintenance.errors import CheckpointInvalid
 from orchd.maintenance.progress import Progress, silent
 from orchd_eventstore import RecordedEvent
-from orchd_eventstore.chain import commit_hash
+from orchd_eventstore.chain import KNOWN_RULES, commit_hash
 from orchd_eventstore.schema import GENESIS_HASH
 from orchd_eventstore.sqlite import driver
 
-FORMAT = "orchd checkpoint 1"
+FORMAT = "orchd checkpoint 2"
+READABLE_FORMATS = ("orchd checkpoint 1", FORMAT)
 TABLES = {
     "events": "position INTEGER PRIMARY KEY, stream TEXT, version INTEGER, type TEXT,"
     " data TEXT, meta TEXT, recorded_at INTEGER",
     "commits": "last_position INTEGER PRIMARY KEY, command_id TEXT, events INTEGER,"
-    " recorded_at INTEGER, hash TEXT",
+    " recorded_at INTEGER, hash TEXT, rules INTEGER",
     "blobs": "hash TEXT PRIMARY KEY, size INTEGER, encoding TEXT, body BLOB",
     "manifest": "key TEXT PRIMARY KEY, value TEXT",
 }
 PAGE_COMMITS = 500
 
-Commit = tuple[int, str, int, int, str]
-"""last_position, command_id, events, recorded_at, hash."""
+Commit = tuple[int, str, int, int, str, int]
+"""last_position, command_id, events, recorded_at, hash, rules."""
 
 
 class Manifest(msgspec.Struct, frozen=True, kw_only=True):
@@ -94,7 +97,7 @@ class CheckpointReader:
     def manifest(self) -> Manifest:
         """Return what the file says of itself, unchecked."""
         known = dict(self._connection.execute("SELECT key, value FROM manifest"))
-        if known.pop("format", None) != FORMAT:
+        if known.pop("format", None) not in READABLE_FORMATS:
             raise CheckpointInvalid(f"{self._path} is no checkpoint of this format")
         try:
             return msgspec.convert(
@@ -106,9 +109,12 @@ class CheckpointReader:
     def commits(self) -> Iterator[Commit]:
         """Yield the commits in order."""
         after = -1
+        columns = self._connection.execute("PRAGMA table_info(commits)").fetchall()
+        rules = "rules" if any(column[1] == "rules" for column in columns) else "1"
         while True:
             page = self._connection.execute(
-                "SELECT last_position, command_id, events, recorded_at, hash FROM commits"
+                f"SELECT last_position, command_id, events, recorded_at, hash, {rules}"
+                " FROM commits"
                 f" WHERE last_position > ? ORDER BY last_position LIMIT {PAGE_COMMITS}",
                 (after,),
             ).fetchall()
@@ -160,13 +166,14 @@ def _verify_content(
     reader: CheckpointReader, manifest: Manifest, progress: Progress
 ) -> None:
     position, chain, commits = 0, GENESIS_HASH, 0
-    for last, command_id, count, recorded_at, digest in reader.commits():
+    for last, command_id, count, recorded_at, digest, rules in reader.commits():
         events = reader.events(position, last)
         _require(
             [event.position for event in events] == list(range(position + 1, last + 1))
             and len(events) == count
             and all(event.recorded_at == recorded_at for event in events)
-            and commit_hash(chain, command_id, recorded_at, events) == digest,
+            and rules in KNOWN_RULES
+            and commit_hash(chain, command_id, recorded_at, events, rules) == digest,
             f"commit {command_id} (events {position + 1} to {last}) was changed",
             manifest,
         )

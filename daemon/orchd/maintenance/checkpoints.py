@@ -177,9 +177,9 @@ def _copy_log(
 
 
 def _checked(chain: str, commit: file.Commit, events: list[RecordedEvent]) -> str:
-    last, command_id, count, recorded_at, digest = commit
+    last, command_id, count, recorded_at, digest, rules = commit
     whole = len(events) == count and (not events or events[-1].position == last)
-    if not whole or commit_hash(chain, command_id, recorded_at, events) != digest:
+    if not whole or commit_hash(chain, command_id, recorded_at, events, rules) != digest:
         raise _damaged(f"commit {command_id} is not as it was written")
     return digest
 
@@ -198,13 +198,14 @@ def _pages_of_commits(store: EventStore, up_to: int) -> Iterator[list[file.Commi
                 table.c.events,
                 table.c.recorded_at,
                 table.c.hash,
+                table.c.rules,
             )
             .where(table.c.last_position > after, table.c.last_position <= up_to)
             .order_by(table.c.last_position)
             .limit(PAGE_COMMITS)
         )
         with store.connect_reader() as connection:
-            page = [(r[0], r[1], r[2], r[3], r[4]) for r in connection.execute(query)]
+            page = [(r[0], r[1], r[2], r[3], r[4], r[5]) for r in connection.execute(query)]
         if not page:
             return
         yield page

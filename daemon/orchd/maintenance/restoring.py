@@ -19,8 +19,8 @@ _EVENT = (
     " VALUES (?, ?, ?, ?, ?, ?, ?)"
 )
 _COMMIT = (
-    "INSERT INTO commits (last_position, command_id, events, recorded_at, hash)"
-    " VALUES (?, ?, ?, ?, ?)"
+    "INSERT INTO commits (last_position, command_id, events, recorded_at, hash, rules)"
+    " VALUES (?, ?, ?, ?, ?, ?)"
 )
 _BLOB = "INSERT INTO blobs (hash, size, encoding, body) VALUES (?, ?, ?, ?)"
 _HEAD = "UPDATE log_head SET position = ?, hash = ?, recorded_at = ? WHERE id = 1"
@@ -34,7 +34,7 @@ def fill(
         target = _Target(transaction)
         reached, recorded_at = 0, None
         for commit in source.commits():
-            target.add(_COMMIT, (*commit[:3], target.instant(commit[3]), commit[4]))
+            target.add(_COMMIT, (*commit[:3], target.instant(commit[3]), *commit[4:]))
             for event in source.events(reached, commit[0]):
                 fields = (event.position, event.stream, event.version, event.type)
                 instant = target.instant(event.recorded_at)

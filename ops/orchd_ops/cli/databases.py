@@ -24,7 +24,11 @@ def db() -> None:
 @db.command()
 @click.pass_context
 def upgrade(context: click.Context) -> None:
-    """Create the schema, or bring an older one up to date."""
+    """Create the schema, or bring an older one up to date.
+
+    Daemons of the release before may go on working meanwhile and afterwards; what is
+    started from then on has to be of this release.
+    """
     call = invocation(context)
     _open(call, create=True, migrate=True)
     item = _described(call)
@@ -90,6 +94,7 @@ def _open(call: Invocation, *, create: bool, migrate: bool, write: bool = True) 
         access="write" if write else "read",
         create=create,
         migrate=migrate,
+        in_use=migrate,
     )
 
     async def close() -> None:

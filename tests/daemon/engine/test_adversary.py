@@ -136,8 +136,10 @@ async def test_a_claim_that_arrives_during_the_drain_is_given_back(start: Open) 
             claimed.set()
             await release.wait()
 
-    Saboteur(harness).after = hold_claim
+    harness.engine.pause_claims()
     await harness.submit("a")
+    Saboteur(harness).after = hold_claim
+    harness.engine.resume_claims()
     await claimed.wait()
     draining = asyncio.create_task(harness.engine.drain(0.0))
     await asyncio.sleep(0.05)

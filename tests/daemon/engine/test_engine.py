@@ -715,7 +715,7 @@ async def test_a_fenced_worker_starts_over_and_its_late_result_is_rejected(
         state = await second.task("a")
         assert (state.result, state.runs) == ("do a", 2)
         assert (await second.event_types("a"))[-1] == "late_result_rejected"
-        second.engine.pause_claims()
+        await second.engine.drain(0.0)
         await first.submit("b")
         first.engine.resume_claims()
         await first.settle()

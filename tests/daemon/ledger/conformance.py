@@ -28,7 +28,9 @@ from orchd.ledger.port import (
     TaskFilter,
 )
 from orchd.tasks import commands as c
+from orchd.tasks import events as e
 from orchd.tasks.failures import ErrorClass
+from orchd.tasks.machine import Stamped, decide, evolve
 from orchd.tasks.state import Phase, ReleaseReason
 from support.ledgers import MINUTE, ORIGIN, Hand, owned, raw, refusal
 
@@ -99,6 +101,26 @@ class LedgerConformance:
         assert (claimed.description, claimed.payload) == ("do a", '{"n":1}')
         assert (claimed.state.token, claimed.state.worker) == (2, hand.worker)
 
+    @pytest.mark.parametrize("alone", [False, True])
+    @pytest.mark.parametrize("limit", [None, 0.1, 1.0000005, 12.3456789, 1e9, 1e18])
+    async def test_a_start_is_what_the_state_machine_says(
+        self, hand: Hand, alone: bool, limit: float | None
+    ) -> None:
+        """Whoever decides it, Python or the database: event, row and state are one."""
+        worker = 'w "\\é'
+        other = Hand(hand.ledger, worker)
+        await other.register()
+        before = await hand.submit("a", execute_timeout_seconds=limit, run_at=5)
+        most = 0 if alone else 3
+        [claimed] = await other.claim(alone=alone, max_crashes=most)
+        now = claimed.state.started_at or 0
+        start = c.Start(now=now, worker=worker, max_crashes=most)
+        [event] = decide(before, start)
+        entry = (await hand.ledger.task_events("a"))[-1]
+        assert (entry.type, entry.data) == ("task.started", e.encode(event))
+        stamped = Stamped("a", 2, event, e.decode_meta(entry.meta))
+        assert claimed.state == evolve(before, stamped) == await hand.ledger.task("a")
+
     async def test_only_known_executors_are_claimed_for(self, hand: Hand) -> None:
         await hand.submit("a", executor="other")
         await hand.submit("b")
@@ -143,6 +165,23 @@ class LedgerConformance:
         claimed = outcomes[-1]
         assert isinstance(claimed, Claimed)
         assert [task.state.id for task in claimed.tasks] == ["a2", "a3"]
+
+    async def test_a_task_that_is_given_back_can_start_in_the_same_commit(
+        self, hand: Hand
+    ) -> None:
+        await hand.submit("a")
+        [first] = await hand.claim()
+        release = c.Release(
+            now=hand.now(), reason=ReleaseReason.DRAIN, **owned(first.state)
+        )
+        given_back = hand.act_request("a", release, first.state)
+        requests: list[Request] = [given_back, hand.claim_request()]
+        outcomes = await hand.commit(*requests, command_id="once")
+        claimed = outcomes[1]
+        assert isinstance(claimed, Claimed)
+        assert [task.state.runs for task in claimed.tasks] == [2]
+        assert claimed.tasks[0].state == await hand.ledger.task("a")
+        assert await hand.commit(*requests, command_id="once") == outcomes
 
     async def test_an_open_breaker_stops_claims_and_a_probe_tries_one(
         self, hand: Hand
@@ -369,7 +408,8 @@ class LedgerConformance:
         bodies = await hand.ledger.bodies(done)
         assert (bodies.description, bodies.result) == (text, text)
         assert done.result is None
-        assert max(len(e.data) for e in await hand.ledger.task_events("a")) < 1000
+        entries = await hand.ledger.task_events("a")
+        assert max(len(entry.data) for entry in entries) < 1000
 
     @pytest.mark.parametrize(
         "payload",

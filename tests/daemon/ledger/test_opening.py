@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import subprocess
 import sys
@@ -13,6 +14,7 @@ import pytest
 
 from orchd.errors import (
     ConfigurationError,
+    SchemaInUse,
     SchemaTooNew,
     SchemaTooOld,
     StateLocked,
@@ -23,6 +25,9 @@ from orchd.ledger.opening import file_system, open_ledger
 from orchd.ledger.sql import SQLLedger
 from orchd.system import RealSystem
 from orchd_eventstore.sqlite import driver
+from orchd_migrations import REVISIONS
+from orchd_migrations.running import offline_statements
+from support.eventstores import connected
 from support.ledgers import Hand
 
 
@@ -142,9 +147,93 @@ async def test_another_schema_is_refused(
     connection.execute("UPDATE alembic_version SET version_num = ?", (revision,))
     connection.commit()
     connection.close()
-    monkeypatch.setattr("orchd_migrations.REVISIONS", ("0000", "0001"))
+    monkeypatch.setattr("orchd_migrations.REVISIONS", ("0000", *REVISIONS))
     with pytest.raises(error):
         opened(f"sqlite:///{path}", migrate=False)
+
+
+# --- the release before ---------------------------------------------------------------
+
+
+def make_older(url: str) -> None:
+    """Build the schema of the release before, empty."""
+    dialect = "sqlite" if url.startswith("sqlite") else "postgresql"
+    with connected(url) as connection:
+        cursor = connection.connection.cursor()
+        for statement in offline_statements(dialect, REVISIONS[-2]):
+            cursor.execute(statement)
+
+
+def add_worker(url: str, *, expires_in: str) -> None:
+    """Add the lease of a daemon that is not this one."""
+    now = "(extract(epoch FROM clock_timestamp()) * 1000000)::bigint"
+    with connected(url) as connection:
+        connection.exec_driver_sql(
+            "INSERT INTO workers VALUES ('w', 'elsewhere', 'boot', 77, 1, '[]', '[]',"
+            f" '0.0.9', 1, 1, {now} + {expires_in} * 1000000, FALSE)"
+        )
+
+
+def revision_of(url: str) -> str:
+    with connected(url) as connection:
+        query = "SELECT version_num FROM alembic_version"
+        return str(connection.exec_driver_sql(query).scalar_one())
+
+
+async def test_an_older_schema_is_upgraded_when_nobody_works_on_it(
+    database_url: str,
+) -> None:
+    make_older(database_url)
+    with pytest.raises(SchemaTooOld, match="orchd db upgrade"):
+        opened(database_url, migrate=False)
+    if database_url.startswith("postgresql"):
+        add_worker(database_url, expires_in="-1")
+    ledger = opened(database_url)
+    await Hand(ledger).submit("a")
+    await ledger.close()
+    assert revision_of(database_url) == REVISIONS[-1]
+
+
+async def test_an_older_schema_is_left_to_the_daemons_at_work_on_it(
+    postgres_url: str,
+) -> None:
+    make_older(postgres_url)
+    add_worker(postgres_url, expires_in="60")
+    with pytest.raises(SchemaInUse, match=r"77 on elsewhere \(orchd 0\.0\.9\).*db upgrade"):
+        opened(postgres_url)
+    assert revision_of(postgres_url) == REVISIONS[-2]
+    await opened(postgres_url, in_use=True).close()
+    await opened(postgres_url).close()
+
+
+async def test_the_release_before_goes_on_appending(postgres_url: str) -> None:
+    """Its call is frozen here; its commits and the newer ones are one log."""
+    make_older(postgres_url)
+    append_as_before(postgres_url, "before")
+    ledger = opened(postgres_url)
+    await Hand(ledger).submit("between")
+    append_as_before(postgres_url, "after")
+    await Hand(ledger).submit("last")
+    assert [entry.stream for entry in await ledger.log(after=0, limit=9)] == [
+        "daemon-before",
+        "task-between",
+        "daemon-after",
+        "task-last",
+    ]
+    assert ledger.store.verify().ok
+    await ledger.close()
+
+
+def append_as_before(url: str, name: str) -> None:
+    """Append as the release with the first schema does."""
+    event = {"item": 0, "stream": f"daemon-{name}", "version": 1, "expected": -1}
+    event |= {"type": "daemon.stopped", "data": "{}", "meta": '{"at":1,"schema":1}'}
+    parameters: list[Any] = [f"command-{name}", json.dumps([event]), "[]", None, True]
+    parameters += [None, None, []] * 3
+    with connected(url) as connection:
+        call = f"SELECT eventstore_append({', '.join(['%s'] * 14)})"
+        [answer] = connection.exec_driver_sql(call, tuple(parameters)).one()
+        assert answer["won"] == [0]
 
 
 def test_a_file_system_is_read_from_the_mounts(tmp_path: Path) -> None:

@@ -120,7 +120,8 @@ def test_a_checkpoint_never_outranks_a_log(state_url: str, path: Path) -> None:
         "DELETE FROM events WHERE position = (SELECT max(position) FROM events)",
         "INSERT INTO events SELECT 99999, stream, version, type, data, meta, recorded_at"
         " FROM events WHERE position = 1",
-        "UPDATE commits SET command_id = 'x' WHERE last_position = 1",
+        "UPDATE commits SET command_id = 'x'"
+        " WHERE last_position = (SELECT min(last_position) FROM commits)",
         "DELETE FROM commits WHERE last_position"
         " = (SELECT max(last_position) FROM commits)",
         "UPDATE blobs SET body = 'x'",

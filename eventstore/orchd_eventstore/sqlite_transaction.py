@@ -1,0 +1,315 @@
+"""The write transaction of a SQLite store: reads and appends."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from datetime import datetime
+from typing import Any
+
+from orchd_eventstore.backend import (
+    COMMIT_EVENTS,
+    COMMIT_RANGE,
+    PRODUCED,
+    Producer,
+    Projections,
+    changes_of,
+    halves,
+    joined,
+    resolved,
+)
+from orchd_eventstore.chain import CURRENT_RULES, commit_hash
+from orchd_eventstore.errors import BatchRejected, rejecting, translated
+from orchd_eventstore.events import (
+    ANY_VERSION,
+    NO_STREAM,
+    Append,
+    Appended,
+    Blob,
+    Commit,
+    Conflict,
+    Outcome,
+    RecordedEvent,
+    Rejected,
+)
+from orchd_eventstore.projection import Projection
+from orchd_eventstore.schema import instant_of, instant_text
+
+
+class Statements:
+    """The statements of one projection."""
+
+    def __init__(self, projection: Projection) -> None:
+        table, key = projection.table.name, projection.key
+        columns = ", ".join(f'"{name}"' for name in projection.columns)
+        marks = ", ".join("?" * len(projection.columns))
+        self.insert = (
+            f"INSERT INTO {table} ({columns}) VALUES ({marks}) ON CONFLICT DO NOTHING"
+        )
+        self._updates = {
+            changed: _update(table, key, changed)
+            for changed in (projection.mutable, projection.narrow)
+        }
+
+    def update(self, columns: tuple[str, ...]) -> str:
+        """Return the statement that writes these columns of a row."""
+        return self._updates[columns]
+
+
+def _update(table: str, key: str, columns: tuple[str, ...]) -> str:
+    changes = ", ".join(f'"{name}" = ?' for name in columns)
+    return f'UPDATE {table} SET {changes} WHERE "{key}" = ? AND "version" = ?'
+
+
+class SqliteTransaction:
+    """The write transaction of a `SqliteBackend`."""
+
+    def __init__(
+        self,
+        connection: Any,
+        projections: Projections,
+        statements: dict[str, Statements],
+        clock: Callable[[], int],
+    ) -> None:
+        self._connection = connection
+        self._projections = projections
+        self._statements = statements
+        self._clock = clock
+        self.committed = False
+
+    def execute(
+        self, statement: str, parameters: Sequence[Any] = ()
+    ) -> list[tuple[Any, ...]]:
+        with translated():
+            rows: list[tuple[Any, ...]] = self._connection.execute(
+                statement, tuple(parameters)
+            ).fetchall()
+            return rows
+
+    def execute_all(
+        self, statements: Sequence[tuple[str, Sequence[Any]]]
+    ) -> list[list[tuple[Any, ...]]]:
+        return [self.execute(statement, parameters) for statement, parameters in statements]
+
+    def commit(self) -> None:
+        with translated(at_commit=True):
+            self._connection.execute("COMMIT")
+        self.committed = True
+
+    def append(
+        self,
+        items: Sequence[Append],
+        command_id: str,
+        blobs: Sequence[Blob],
+        producer: Producer | None,
+    ) -> Commit:
+        commit = self._append(items, command_id, blobs, producer)
+        self.commit()
+        return commit
+
+    def _append(
+        self,
+        items: Sequence[Append],
+        command_id: str,
+        blobs: Sequence[Blob],
+        producer: Producer | None,
+    ) -> Commit:
+        found = self.execute(COMMIT_RANGE.format(at="recorded_at", mark="?"), (command_id,))
+        if found:
+            first, last, recorded_at = found[0]
+            rows = self.execute(COMMIT_EVENTS.format(mark="?"), (first, last))
+            return resolved(items, command_id, _instant(recorded_at), rows)
+        self.execute("SAVEPOINT batch")
+        try:
+            with translated(), rejecting():
+                commit = self._store(items, command_id, blobs, producer)
+        except BatchRejected as rejected:
+            self.execute("ROLLBACK TO batch")
+            return self._bisect(items, command_id, blobs, producer, rejected)
+        self.execute("RELEASE batch")
+        return commit
+
+    def _bisect(
+        self,
+        items: Sequence[Append],
+        command_id: str,
+        blobs: Sequence[Blob],
+        producer: Producer | None,
+        rejected: BatchRejected,
+    ) -> Commit:
+        if producer is not None and items:
+            halved = [
+                self._append(items, command_id, blobs, None),
+                self._append((), command_id + PRODUCED, (), producer),
+            ]
+            return joined(command_id, halved)
+        if len(items) == 1:
+            outcome = Rejected(reason=rejected.reason)
+            return _commit(command_id, [outcome], None, None)
+        if not items:
+            raise rejected
+        parts = [
+            self._append(part, command_id + end, blobs, None) for end, part in halves(items)
+        ]
+        return joined(command_id, parts)
+
+    def _store(
+        self,
+        items: Sequence[Append],
+        command_id: str,
+        blobs: Sequence[Blob],
+        producer: Producer | None,
+    ) -> Commit:
+        self._store_blobs(blobs)
+        bases = [self._win(item) for item in items]
+        more, answer = self._produced(items, bases, producer)
+        if more:
+            items = [*items, *more]
+            bases += [self._win(item) for item in more]
+        if all(base is None for base in bases):
+            lost = [Conflict() for _ in range(len(items) - len(more))]
+            return _commit(command_id, lost, None, None, answer)
+        position, previous, recorded = self._connection.execute(
+            "SELECT position, hash, recorded_at FROM log_head WHERE id = 1"
+        ).fetchone()
+        stamp = max(self._clock(), 0 if recorded is None else _instant(recorded))
+        outcomes, events = _placed(items, bases, position, stamp)
+        digest = commit_hash(previous, command_id, stamp, events)
+        self._insert(command_id, events, digest, stamp)
+        self._count(_won(items, bases))
+        own = outcomes[: len(items) - len(more)]
+        return _commit(command_id, own, events, stamp, answer)
+
+    def _store_blobs(self, blobs: Sequence[Blob]) -> None:
+        self._connection.executemany(
+            "INSERT INTO blobs (hash, size, encoding, body) VALUES (?, ?, ?, ?)"
+            " ON CONFLICT DO NOTHING",
+            [(blob.hash, blob.size, blob.encoding, blob.body) for blob in blobs],
+        )
+
+    def _produced(
+        self,
+        items: Sequence[Append],
+        bases: Sequence[int | None],
+        producer: Producer | None,
+    ) -> tuple[Sequence[Append], Any]:
+        if producer is None:
+            return (), None
+        produced = producer.produce(self.execute, changes_of(_won(items, bases)))
+        return produced.items, produced.answer
+
+    def _win(self, item: Append) -> int | None:
+        """Return the version that the item's events follow, or None if it loses."""
+        _require_no_nul(item)
+        if item.projection is None:
+            found = self._connection.execute(
+                "SELECT coalesce(max(version), 0) FROM events WHERE stream = ?",
+                (item.stream,),
+            ).fetchone()[0]
+            fits = item.expected_version in (ANY_VERSION, found)
+            return int(found) if fits else None
+        projection, row = self._projections[item.projection], item.row
+        assert row is not None
+        statements = self._statements[item.projection]
+        if item.expected_version == NO_STREAM:
+            values = projection.values(row, projection.columns)
+            changed = self._connection.execute(statements.insert, values).rowcount
+        else:
+            columns = projection.update_columns(item.changed)
+            values = projection.values(row, columns)
+            values += [row[projection.key], item.expected_version]
+            changed = self._connection.execute(statements.update(columns), values).rowcount
+        return item.expected_version if changed == 1 else None
+
+    def _insert(
+        self, command_id: str, events: list[RecordedEvent], digest: str, stamp: int
+    ) -> None:
+        recorded_at = instant_text(stamp)
+        self._connection.executemany(
+            "INSERT INTO events (position, stream, version, type, data, meta, recorded_at)"
+            " VALUES (?, ?, ?, ?, ?, ?, ?)",
+            [
+                (e.position, e.stream, e.version, e.type, e.data, e.meta, recorded_at)
+                for e in events
+            ],
+        )
+        last = events[-1].position
+        self._connection.execute(
+            "INSERT INTO commits"
+            " (last_position, command_id, events, recorded_at, hash, rules)"
+            " VALUES (?, ?, ?, ?, ?, ?)",
+            (last, command_id, len(events), recorded_at, digest, CURRENT_RULES),
+        )
+        self._connection.execute(
+            "UPDATE log_head SET position = ?, hash = ?, recorded_at = ? WHERE id = 1",
+            (last, digest, recorded_at),
+        )
+
+    def _count(self, items: Iterable[Append]) -> None:
+        self._connection.executemany(
+            "INSERT INTO counters (name, value) VALUES (?, ?)"
+            " ON CONFLICT (name) DO UPDATE SET value = value + excluded.value",
+            [(name, delta) for name, delta in changes_of(items).items() if delta],
+        )
+
+
+def _won(items: Sequence[Append], bases: Sequence[int | None]) -> Iterator[Append]:
+    return (i for i, base in zip(items, bases, strict=True) if base is not None)
+
+
+def _require_no_nul(item: Append) -> None:
+    """Refuse the one character that PostgreSQL refuses, so that both store the same."""
+    texts = [item.stream, *(item.row or {}).values()]
+    texts += [event.type for event in item.events]
+    if any(isinstance(text, str) and "\0" in text for text in texts):
+        raise BatchRejected(f"a text of stream {item.stream!r} contains NUL")
+
+
+def _instant(text: str) -> int:
+    return instant_of(datetime.fromisoformat(text))
+
+
+def _placed(
+    items: Sequence[Append], bases: Sequence[int | None], position: int, stamp: int
+) -> tuple[list[Outcome], list[RecordedEvent]]:
+    outcomes: list[Outcome] = []
+    events: list[RecordedEvent] = []
+    for item, base in zip(items, bases, strict=True):
+        if base is None:
+            outcomes.append(Conflict())
+            continue
+        first = position + 1
+        for number, new in enumerate(item.events, start=1):
+            position += 1
+            events.append(
+                RecordedEvent(
+                    position,
+                    item.stream,
+                    base + number,
+                    new.type,
+                    new.data,
+                    new.meta,
+                    stamp,
+                )
+            )
+        version = base + len(item.events)
+        outcomes.append(
+            Appended(first_position=first, last_position=position, version=version)
+        )
+    return outcomes, events
+
+
+def _commit(
+    command_id: str,
+    outcomes: Sequence[Outcome],
+    events: list[RecordedEvent] | None,
+    stamp: int | None,
+    answer: Any = None,
+) -> Commit:
+    return Commit(
+        command_id=command_id,
+        first_position=events[0].position if events else None,
+        last_position=events[-1].position if events else None,
+        recorded_at=stamp,
+        outcomes=tuple(outcomes),
+        answer=answer,
+    )
