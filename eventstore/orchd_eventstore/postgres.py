@@ -36,6 +36,8 @@ SESSION = {
     "lock_timeout": "5s",
     "statement_timeout": "30s",
     "idle_in_transaction_session_timeout": "10s",
+    # Compiling a statement takes longer than any of ours runs.
+    "jit": "off",
 }
 """Settings of every session: durable, and unable to hold the others up for long."""
 CONNECT = {
