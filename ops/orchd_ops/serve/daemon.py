@@ -25,7 +25,7 @@ from orchd_ops.http.app import build_app
 from orchd_ops.http.doors import Doors
 from orchd_ops.http.server import HTTPServer
 from orchd_ops.metrics import Metrics
-from orchd_ops.serve import doors
+from orchd_ops.serve import doors, memory
 from orchd_ops.serve.crew import Crew
 from orchd_ops.serve.notify import MICROSECONDS_PER_SECOND, extend_timeout, notify
 from orchd_ops.serve.stopping import StopSignals
@@ -138,6 +138,7 @@ class Daemon:
         for server in self._servers:
             await server.start()
         self._watchdog.start()
+        memory.settle()
         _print(f"listening on {address.url(self._servers[0].port)}")
         notify("READY=1", f"STATUS={self._status()}")
 
