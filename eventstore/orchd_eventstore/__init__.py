@@ -30,7 +30,7 @@ from orchd_eventstore.events import (
     RecordedEvent,
     Rejected,
 )
-from orchd_eventstore.projection import Projection
+from orchd_eventstore.projection import Projection, Row
 from orchd_eventstore.store import EventStore, Session, Transaction
 from orchd_eventstore.upcasting import Upcasters, readable
 from orchd_eventstore.verification import BadCommit, Verification
@@ -58,6 +58,7 @@ __all__ = [
     "Projection",
     "RecordedEvent",
     "Rejected",
+    "Row",
     "Session",
     "StoreUnavailable",
     "Transaction",

@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import sqlalchemy as sa
 
 from orchd_eventstore.errors import InvalidAppend
+
+
+class Row(Mapping[str, Any]):
+    """A row that gives several columns at once, for who makes rows from objects."""
+
+    def take(self, columns: tuple[str, ...]) -> Sequence[Any]:
+        """Return the values of these columns, in order."""
+        return [self[column] for column in columns]
 
 
 class Projection:
@@ -49,12 +57,14 @@ class Projection:
             return self.narrow
         return self.mutable
 
-    def values(self, row: Mapping[str, Any], columns: tuple[str, ...]) -> list[Any]:
+    def values(self, row: Mapping[str, Any], columns: tuple[str, ...]) -> Sequence[Any]:
         """Return the values of a row in the order of `columns`.
 
         Raises:
             InvalidAppend: the row lacks a column.
         """
+        if isinstance(row, Row):
+            return row.take(columns)
         try:
             return [row[column] for column in columns]
         except KeyError as missing:

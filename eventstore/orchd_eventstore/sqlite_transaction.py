@@ -199,7 +199,7 @@ class SqliteTransaction:
 
     def _win(self, item: Append) -> int | None:
         """Return the version that the item's events follow, or None if it loses."""
-        _require_no_nul(item)
+        _require_no_nul(item, (item.stream, *(event.type for event in item.events)))
         if item.projection is None:
             found = self._connection.execute(
                 "SELECT coalesce(max(version), 0) FROM events WHERE stream = ?",
@@ -207,18 +207,22 @@ class SqliteTransaction:
             ).fetchone()[0]
             fits = item.expected_version in (ANY_VERSION, found)
             return int(found) if fits else None
-        projection, row = self._projections[item.projection], item.row
+        return item.expected_version if self._write_row(item, item.projection) else None
+
+    def _write_row(self, item: Append, name: str) -> bool:
+        projection, row = self._projections[name], item.row
         assert row is not None
-        statements = self._statements[item.projection]
+        statements = self._statements[name]
         if item.expected_version == NO_STREAM:
+            statement = statements.insert
             values = projection.values(row, projection.columns)
-            changed = self._connection.execute(statements.insert, values).rowcount
         else:
             columns = projection.update_columns(item.changed)
-            values = projection.values(row, columns)
-            values += [row[projection.key], item.expected_version]
-            changed = self._connection.execute(statements.update(columns), values).rowcount
-        return item.expected_version if changed == 1 else None
+            statement = statements.update(columns)
+            written = projection.values(row, columns)
+            values = (*written, row[projection.key], item.expected_version)
+        _require_no_nul(item, values)
+        return bool(self._connection.execute(statement, values).rowcount == 1)
 
     def _insert(
         self, command_id: str, events: list[RecordedEvent], digest: str, stamp: int
@@ -256,12 +260,11 @@ def _won(items: Sequence[Append], bases: Sequence[int | None]) -> Iterator[Appen
     return (i for i, base in zip(items, bases, strict=True) if base is not None)
 
 
-def _require_no_nul(item: Append) -> None:
+def _require_no_nul(item: Append, values: Iterable[Any]) -> None:
     """Refuse the one character that PostgreSQL refuses, so that both store the same."""
-    texts = [item.stream, *(item.row or {}).values()]
-    texts += [event.type for event in item.events]
-    if any(isinstance(text, str) and "\0" in text for text in texts):
-        raise BatchRejected(f"a text of stream {item.stream!r} contains NUL")
+    for value in values:
+        if isinstance(value, str) and "\0" in value:
+            raise BatchRejected(f"a text of stream {item.stream!r} contains NUL")
 
 
 def _instant(text: str) -> int:

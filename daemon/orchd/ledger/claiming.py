@@ -103,7 +103,7 @@ class Claims:
                 self._plan.fenced(index, claim.worker)
                 continue
             states = [task_state(row) for row in claimed.tasks or ()]
-            self._plan.claim(index, claim, states)
+            self._plan.started(index, claim, states)
             if claimed.alone_waiting:
                 self._plan.alone_waiting.add(index)
 

@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from msgspec.structs import astuple
-
 from orchd import breakers, daemons, queues
 from orchd.ledger.bodies import BlobCollector
 from orchd.ledger.port import (
@@ -24,7 +22,7 @@ from orchd.ledger.port import (
     SubmitTask,
     Submitted,
 )
-from orchd.ledger.rows import TASK_COLUMNS, breaker_row, queue_row, task_row
+from orchd.ledger.rows import TaskRow, breaker_row, changed_columns, queue_row, task_row
 from orchd.tasks import commands as c
 from orchd.tasks import events as e
 from orchd.tasks.machine import Refused, Stamped, decide, evolve
@@ -96,8 +94,7 @@ class Stream:
         before, after = self.before, self.state
         if before is None or not isinstance(after, TaskState):
             return None
-        pairs = zip(TASK_COLUMNS, astuple(before), astuple(after), strict=True)
-        return frozenset(name for name, old, new in pairs if old is not new)
+        return changed_columns(before, after)
 
     def _event_counters(self) -> dict[str, int]:
         counts: dict[str, int] = {}
@@ -124,7 +121,7 @@ def _depth_counter(state: TaskState) -> str:
 
 
 _ROWS: dict[str, Callable[[Any], Mapping[str, Any]]] = {
-    "tasks": task_row,
+    "tasks": TaskRow,
     "queues": queue_row,
     "breakers": breaker_row,
 }
@@ -216,13 +213,19 @@ class Plan:
             return
         self._settle(index, stream, outcome)
 
+    def started(self, index: int, request: ClaimTasks, found: Sequence[TaskState]) -> None:
+        """Note tasks that the database has started for a worker, as they were before."""
+        command, meta = _start(request), self._meta(request.origin, request.now)[0]
+        self.claims[index] = [
+            Pair(state, evolve(state, Stamped(state.id, state.version + 1, event, meta)))
+            for state in found
+            for event in decide(state, command)
+        ]
+
     def claim(self, index: int, request: ClaimTasks, states: Sequence[TaskState]) -> None:
         """Start tasks for a worker, on their states as the claim found them."""
         streams = self._claimed.setdefault(index, [])
-        command = c.Start(
-            now=request.now, worker=request.worker, max_crashes=request.max_crashes
-        )
-        meta = self._meta(request.origin, request.now)
+        command, meta = _start(request), self._meta(request.origin, request.now)
         for state in states:
             stream = Stream(TASK_STREAM + state.id, "tasks", state, is_stored=True)
             self._add(stream, state.id, decide(state, command), meta)
@@ -323,6 +326,10 @@ class Plan:
         _, text = self._meta(request.origin, request.now)
         stream.events.append(_new(request.event, text))
         self.rests_on[index] = name
+
+
+def _start(claim: ClaimTasks) -> c.Start:
+    return c.Start(now=claim.now, worker=claim.worker, max_crashes=claim.max_crashes)
 
 
 def _new(event: e.Event, meta: str) -> NewEvent:

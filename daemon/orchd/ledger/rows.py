@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import lru_cache
+from operator import attrgetter
 from typing import Any
 
 import msgspec
@@ -11,8 +13,9 @@ from orchd.breakers import BreakerState, Position
 from orchd.interfaces import TaskStatus
 from orchd.ledger.port import LogEntry
 from orchd.queues import QueueState
-from orchd.tasks.state import Phase, TaskState
+from orchd.tasks.state import IMMUTABLE_FIELDS, Phase, TaskState
 from orchd_eventstore import RecordedEvent
+from orchd_eventstore import Row as StoredRow
 
 TASK_COLUMNS = TaskState.__struct_fields__
 QUEUE_COLUMNS = QueueState.__struct_fields__
@@ -49,6 +52,58 @@ def task_row(state: TaskState) -> dict[str, Any]:
     row["verifiers"] = names_text(state.verifiers)
     row["passed_verifiers"] = names_text(state.passed_verifiers)
     return row
+
+
+class TaskRow(StoredRow):
+    """The row of table `tasks` for a state, column by column as it is asked for."""
+
+    __slots__ = ("_state",)
+
+    def __init__(self, state: TaskState) -> None:
+        self._state = state
+
+    def __getitem__(self, column: str) -> Any:
+        value = getattr(self._state, column)
+        stored = _STORED.get(column)
+        return value if stored is None else stored(value)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(TASK_COLUMNS)
+
+    def __len__(self) -> int:
+        return len(TASK_COLUMNS)
+
+    def take(self, columns: tuple[str, ...]) -> Sequence[Any]:
+        """Return the values of these columns, in order."""
+        take, stored = _taker(columns)
+        values = list(take(self._state))
+        for place, convert in stored:
+            values[place] = convert(values[place])
+        return values
+
+
+_STORED: dict[str, Callable[[Any], Any]] = {
+    "status": attrgetter("value"),
+    "phase": attrgetter("value"),
+    "verifiers": names_text,
+    "passed_verifiers": names_text,
+}
+
+
+@lru_cache(maxsize=8)
+def _taker(columns: tuple[str, ...]) -> tuple[Any, list[tuple[int, Callable[[Any], Any]]]]:
+    stored = [(n, _STORED[name]) for n, name in enumerate(columns) if name in _STORED]
+    return attrgetter(*columns), stored
+
+
+_MUTABLE = tuple(name for name in TASK_COLUMNS if name not in IMMUTABLE_FIELDS)
+_mutable_values = attrgetter(*_MUTABLE)
+
+
+def changed_columns(before: TaskState, after: TaskState) -> frozenset[str]:
+    """Return the columns in which the rows of two states of a task differ."""
+    pairs = zip(_MUTABLE, _mutable_values(before), _mutable_values(after), strict=True)
+    return frozenset([name for name, old, new in pairs if old is not new])
 
 
 def task_state(row: Row) -> TaskState:
