@@ -43,15 +43,9 @@ def commit_hash(
     frame = hashlib.sha256(_netstrings(*head, command_id, str(recorded_at)))
     for event in events:
         data = event.data if rules == 1 else data_hash(event.data)
+        position, version = str(event.position), str(event.version)
         frame.update(
-            _netstrings(
-                str(event.position),
-                event.stream,
-                str(event.version),
-                event.type,
-                data,
-                event.meta,
-            )
+            _netstrings(position, event.stream, version, event.type, data, event.meta)
         )
     return hashlib.sha256((previous + frame.hexdigest()).encode()).hexdigest()
 
@@ -62,5 +56,8 @@ def data_hash(data: str) -> str:
 
 
 def _netstrings(*fields: str) -> bytes:
+    text = "".join([f"{len(field)}:{field}," for field in fields])
+    if text.isascii():
+        return text.encode()
     encoded = [field.encode() for field in fields]
     return b"".join(b"%d:%b," % (len(field), field) for field in encoded)

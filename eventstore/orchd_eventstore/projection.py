@@ -28,8 +28,8 @@ class Projection:
         table: its declaration.
         key: the column that names the stream's row.
         immutable: columns that are written when the row is inserted and never after.
-        narrow: columns that the commonest change is about. An item that changes no
-            others says so in `Append.changed`, and its update carries these only.
+        narrow: columns that the commonest change is about. On PostgreSQL an item that
+            changes no others, as its `Append.changed` tells, carries only these.
     """
 
     def __init__(

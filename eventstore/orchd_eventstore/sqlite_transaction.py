@@ -36,28 +36,33 @@ from orchd_eventstore.schema import instant_of, instant_text
 
 
 class Statements:
-    """The statements of one projection."""
+    """The statements that write the rows of one projection."""
 
     def __init__(self, projection: Projection) -> None:
-        table, key = projection.table.name, projection.key
+        self._projection = projection
         columns = ", ".join(f'"{name}"' for name in projection.columns)
         marks = ", ".join("?" * len(projection.columns))
         self.insert = (
-            f"INSERT INTO {table} ({columns}) VALUES ({marks}) ON CONFLICT DO NOTHING"
+            f"INSERT INTO {projection.table.name} ({columns}) VALUES ({marks})"
+            " ON CONFLICT DO NOTHING"
         )
-        self._updates = {
-            changed: _update(table, key, changed)
-            for changed in (projection.mutable, projection.narrow)
-        }
+        self._updates: dict[frozenset[str] | None, tuple[str, tuple[str, ...]]] = {}
 
-    def update(self, columns: tuple[str, ...]) -> str:
-        """Return the statement that writes these columns of a row."""
-        return self._updates[columns]
+    def update(self, changed: frozenset[str] | None) -> tuple[str, tuple[str, ...]]:
+        """Return the statement that writes the changed columns of a row, and these."""
+        found = self._updates.get(changed)
+        if found is None:
+            found = self._updates[changed] = self._update(changed)
+        return found
 
-
-def _update(table: str, key: str, columns: tuple[str, ...]) -> str:
-    changes = ", ".join(f'"{name}" = ?' for name in columns)
-    return f'UPDATE {table} SET {changes} WHERE "{key}" = ? AND "version" = ?'
+    def _update(self, changed: frozenset[str] | None) -> tuple[str, tuple[str, ...]]:
+        table, key = self._projection.table.name, self._projection.key
+        columns = self._projection.mutable
+        if changed is not None:
+            columns = tuple(c for c in columns if c in changed)
+        changes = ", ".join(f'"{name}" = ?' for name in columns)
+        text = f'UPDATE {table} SET {changes} WHERE "{key}" = ? AND "version" = ?'
+        return text, columns
 
 
 class SqliteTransaction:
@@ -217,8 +222,7 @@ class SqliteTransaction:
             statement = statements.insert
             values = projection.values(row, projection.columns)
         else:
-            columns = projection.update_columns(item.changed)
-            statement = statements.update(columns)
+            statement, columns = statements.update(item.changed)
             written = projection.values(row, columns)
             values = (*written, row[projection.key], item.expected_version)
         _require_no_nul(item, values)

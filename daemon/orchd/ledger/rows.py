@@ -77,6 +77,7 @@ class TaskRow(StoredRow):
         """Return the values of these columns, in order."""
         take, stored = _taker(columns)
         values = list(take(self._state))
+        del values[len(columns) :]
         for place, convert in stored:
             values[place] = convert(values[place])
         return values
@@ -90,10 +91,11 @@ _STORED: dict[str, Callable[[Any], Any]] = {
 }
 
 
-@lru_cache(maxsize=8)
+@lru_cache(maxsize=64)
 def _taker(columns: tuple[str, ...]) -> tuple[Any, list[tuple[int, Callable[[Any], Any]]]]:
     stored = [(n, _STORED[name]) for n, name in enumerate(columns) if name in _STORED]
-    return attrgetter(*columns), stored
+    # With one name alone it gives no sequence; the second is cut off below.
+    return attrgetter(*columns, columns[0]), stored
 
 
 _MUTABLE = tuple(name for name in TASK_COLUMNS if name not in IMMUTABLE_FIELDS)
