@@ -31,9 +31,11 @@ demo: $(RUN) ## run the demonstration and a real job; needs no key
 	@$(BIN)/python $(EXAMPLE)
 
 test: $(DEV) ## run all tests, with SQLite and PostgreSQL
+	@requirements/programs
 	@$(BIN)/python -m pytest -n $(JOBS) $(TESTS)
 
 chaos: $(DEV) ## kill the daemon again and again in a bulk job; takes minutes
+	@requirements/programs
 	@ORCHD_TEST_STORM_TASKS=$(TASKS) ORCHD_TEST_STORM_KILLS=$(KILLS) \
 	  $(BIN)/python -m pytest tests/chaos
 

@@ -13,6 +13,8 @@ from typing import Any
 
 PROGRAM = (sys.executable, "-m", "orchd_ops.cli")
 TIMEOUT_SECONDS = 60
+HANDED_ON = ("PYTHONPATH",)
+"""What leads to the sources when they are not those that were installed."""
 LISTENING = re.compile(r"listening on (http://\S+)")
 
 
@@ -45,9 +47,12 @@ class CommandLine:
             "HOME": str(directory),
             "XDG_RUNTIME_DIR": str(self.runtime),
             "LC_ALL": "C.UTF-8",
+            **{n: os.environ[n] for n in HANDED_ON if n in os.environ},
         }
         if database is not None:
             self.environ["ORCHD_DATABASE"] = database
+        self.prefix: tuple[str, ...] = ()
+        """What `start` puts before the program, such as a tracer and its options."""
         self._daemons: list[DaemonProcess] = []
 
     def configure(self, text: str) -> Path:
@@ -95,7 +100,9 @@ class CommandLine:
     ) -> "DaemonProcess":
         """Start a command and let it run."""
         process = DaemonProcess(
-            arguments, self.directory, {**self.environ, **(environ or {})}
+            (*self.prefix, *PROGRAM, *arguments),
+            self.directory,
+            {**self.environ, **(environ or {})},
         )
         self._daemons.append(process)
         return process
@@ -110,10 +117,10 @@ class DaemonProcess:
     """A running `orchd`, and what it has said so far."""
 
     def __init__(
-        self, arguments: Sequence[str], directory: Path, environ: Mapping[str, str]
+        self, command: Sequence[str], directory: Path, environ: Mapping[str, str]
     ) -> None:
         self.process = subprocess.Popen(
-            (*PROGRAM, *arguments),
+            command,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
