@@ -1,5 +1,6 @@
 """Fixtures for every test: real databases, each empty when a test begins."""
 
+import asyncio
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ import pytest
 import redis
 
 from support import postgres, redis_server
+from support.templates import StateTemplates
 
 # On a busy machine an example's duration says nothing about the code.
 hypothesis.settings.register_profile("orchd", deadline=None, print_blob=True)
@@ -88,6 +90,54 @@ def database_url(request: pytest.FixtureRequest) -> str:
     fixture = {"sqlite": "sqlite_url", "postgresql": "postgres_url"}[request.param]
     url: str = request.getfixturevalue(fixture)
     return url
+
+
+@pytest.fixture(scope="session")
+def histories(
+    tmp_path_factory: pytest.TempPathFactory, postgres_server: postgres.PostgresServer
+) -> Iterator[StateTemplates]:
+    """States with every kind of row."""
+    from support.histories import make_history
+
+    def make(url: str) -> None:
+        asyncio.run(make_history(url))
+
+    templates = StateTemplates(make, tmp_path_factory.mktemp("states"), postgres_server)
+    yield templates
+    templates.close()
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def state_url(
+    request: pytest.FixtureRequest, histories: StateTemplates, tmp_path: Path
+) -> Iterator[str]:
+    """The URL of a state with every kind of row, once for each kind of database."""
+    with histories.copy(request.param, tmp_path) as url:
+        yield url
+
+
+@pytest.fixture(scope="session")
+def large_states(
+    tmp_path_factory: pytest.TempPathFactory, postgres_server: postgres.PostgresServer
+) -> Iterator[StateTemplates]:
+    """States with enough tasks for several processes to have a share."""
+    from support.large_states import make_large_state
+
+    def make(url: str) -> None:
+        make_large_state(url, 7_000)
+
+    templates = StateTemplates(make, tmp_path_factory.mktemp("states"), postgres_server)
+    yield templates
+    templates.close()
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def large_url(
+    request: pytest.FixtureRequest, large_states: StateTemplates, tmp_path: Path
+) -> Iterator[str]:
+    """The URL of a state with many tasks, once for each kind of database."""
+    with large_states.copy(request.param, tmp_path) as url:
+        yield url
 
 
 @pytest.fixture(scope="session")

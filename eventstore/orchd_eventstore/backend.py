@@ -114,6 +114,10 @@ class Backend(Protocol):
         """Append without reading anything before."""
         ...
 
+    def scrubbing(self) -> AbstractContextManager[None]:
+        """See `EventStore.scrubbing`."""
+        ...
+
     def reader(self) -> AbstractContextManager[sa.Connection]:
         """Lend a connection that only reads."""
         ...

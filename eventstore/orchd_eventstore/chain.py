@@ -15,7 +15,7 @@ On PostgreSQL the database computes the same.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 from orchd_eventstore.events import RecordedEvent
 
@@ -31,8 +31,13 @@ def commit_hash(
     recorded_at: int,
     events: Iterable[RecordedEvent],
     rules: int = CURRENT_RULES,
+    erased: Mapping[int, str] | None = None,
 ) -> str:
     """Return the hash of a commit that follows the commit with hash `previous`.
+
+    Args:
+        erased: position -> hash of the data that an event was written with, for events
+            whose data were erased; only rules 2 can do with the hash.
 
     Raises:
         ValueError: the rules are none that this release knows.
@@ -41,8 +46,12 @@ def commit_hash(
         raise ValueError(f"commits are hashed by the unknown rules {rules}")
     head = () if rules == 1 else (str(rules),)
     frame = hashlib.sha256(_netstrings(*head, command_id, str(recorded_at)))
+    known = erased or {}
     for event in events:
-        data = event.data if rules == 1 else data_hash(event.data)
+        if rules == 1:
+            data = event.data
+        else:
+            data = known.get(event.position) or data_hash(event.data)
         position, version = str(event.position), str(event.version)
         frame.update(
             _netstrings(position, event.stream, version, event.type, data, event.meta)

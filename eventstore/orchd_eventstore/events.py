@@ -48,6 +48,18 @@ class RecordedEvent(msgspec.Struct, frozen=True):
     """The database's clock at the commit, in microseconds since the epoch, UTC."""
 
 
+class Erasure(Value, frozen=True, kw_only=True):
+    """The data of an event that were replaced; see `orchd_eventstore.erasing`."""
+
+    position: int
+    data_hash: str
+    """SHA-256 of the data before."""
+    data: str
+    """What stands there now."""
+    erased_by: int
+    """Position of the event that says so."""
+
+
 class Append(Value, frozen=True, kw_only=True):
     """One item of a batch: events for one stream, accepted or refused as a whole.
 

@@ -6,7 +6,6 @@ which is for changes that the log does not say. A client may freeze wherever it 
 
 from __future__ import annotations
 
-import select
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
@@ -29,12 +28,17 @@ from orchd_eventstore.events import Append, Blob, Commit, Rejected
 from orchd_eventstore.news import News
 from orchd_eventstore.postgres_ddl import append_call
 from orchd_eventstore.postgres_listening import Listener
+from orchd_eventstore.postgres_patience import (
+    STATEMENT_SECONDS,
+    connect_patiently,
+    send_all,
+)
 from orchd_eventstore.postgres_wire import Answer, Wire, commit_of, decode_answer
 
 SESSION = {
     "synchronous_commit": "on",
     "lock_timeout": "5s",
-    "statement_timeout": "30s",
+    "statement_timeout": f"{STATEMENT_SECONDS}s",
     "idle_in_transaction_session_timeout": "10s",
     # Compiling a statement takes longer than any of ours runs.
     "jit": "off",
@@ -67,6 +71,7 @@ class PostgresBackend:
             pool_pre_ping=False,
             connect_args={**CONNECT, "options": options},
         )
+        connect_patiently(self._engine)
         self._lock = threading.RLock()
         self._writer: Any = None
         self._pipeline: Any = None
@@ -201,6 +206,10 @@ class PostgresBackend:
         return resolved(items, command_id, recorded_at, found)
 
     @contextmanager
+    def scrubbing(self) -> Iterator[None]:
+        yield
+
+    @contextmanager
     def reader(self) -> Iterator[sa.Connection]:
         with translated(), self._engine.connect() as connection:
             yield connection
@@ -289,21 +298,6 @@ def synchronise(pipeline: Any) -> None:
     """Make a pipeline usable again: an error leaves it aborted until it is synchronised."""
     with suppress(Exception):
         pipeline.sync()
-
-
-def send_all(connection: Any) -> None:
-    """Wait until everything that was executed has left this process.
-
-    In pipeline mode the driver flushes once and then waits only for answers; a message
-    larger than the socket's buffer would never get out, and so have no answer.
-    """
-    wire = connection.pgconn
-    poller = select.poll()
-    poller.register(wire.socket, select.POLLIN | select.POLLOUT)
-    while wire.flush():
-        for _, ready in poller.poll():
-            if ready & ~select.POLLOUT:
-                wire.consume_input()
 
 
 def _lonely(command_id: str, outcome: Rejected) -> Commit:

@@ -9,6 +9,10 @@ dense and in commit order without anybody waiting on a frozen client:
 3. the head, locked last, so that whoever holds it needs nothing more from anybody;
 4. the commit, the events, the counters, the hint.
 
+It is called by a procedure that commits what it did. A statement alone does not commit:
+the server waits for the client's word that the batch ends, and would hold the head as long
+as a client is frozen, or cut off, between the two.
+
 Its plans are made once, perhaps while the tables are still empty, and kept. The settings of
 the function make sure that they are the plans for large tables all the same.
 """
@@ -35,13 +39,32 @@ def postgres_triggers(forbidden: Iterable[tuple[str, str]]) -> list[str]:
         "END $$"
     ]
     pairs = list(forbidden)
-    pairs += [("events", "TRUNCATE"), ("commits", "TRUNCATE")]
+    pairs += [(table, "TRUNCATE") for table in ("events", "commits", "erasures")]
     for table, verb in pairs:
         statements.append(
             f"CREATE TRIGGER {table}_refuse_{verb.lower()} BEFORE {verb} ON {table}\n"
             "FOR EACH STATEMENT EXECUTE FUNCTION eventstore_refuse()"
         )
     return statements
+
+
+def postgres_erasure_trigger(kept: Iterable[str]) -> list[str]:
+    """Return the statements that let nobody change an event but to erase its data."""
+    new, old = (", ".join(f"{row}.{column}" for column in kept) for row in ("NEW", "OLD"))
+    return [
+        "CREATE FUNCTION eventstore_erase() RETURNS trigger LANGUAGE plpgsql AS $$\n"
+        "BEGIN\n"
+        f"  IF ({new})\n    IS NOT DISTINCT FROM ({old})\n"
+        "    AND EXISTS (SELECT FROM erasures"
+        " WHERE position = OLD.position AND data = NEW.data)\n"
+        "  THEN\n"
+        "    RETURN NEW;\n"
+        "  END IF;\n"
+        "  RAISE EXCEPTION 'events is written once: UPDATE refused';\n"
+        "END $$",
+        "CREATE TRIGGER events_refuse_update BEFORE UPDATE ON events\n"
+        "FOR EACH ROW EXECUTE FUNCTION eventstore_erase()",
+    ]
 
 
 PARAMETERS = (
@@ -58,16 +81,23 @@ ROW_PARAMETERS = ("inserts json", "updates json", "narrow json", "keys text[]")
 
 
 def append_call(projections: tuple[Projection, ...]) -> str:
-    """Return the call of the function with a placeholder per parameter."""
-    count = len(PARAMETERS) + len(ROW_PARAMETERS) * len(projections)
-    return f"SELECT eventstore_append({', '.join(['%s'] * count)})"
+    """Return the call that appends and commits, with a placeholder per parameter."""
+    count = len(_parameters(projections))
+    return f"CALL eventstore_append_and_commit({', '.join(['%s'] * count)}, NULL)"
+
+
+def append_procedure(projections: tuple[Projection, ...]) -> str:
+    """Return the statement that creates the procedure which commits an append."""
+    parameters = _parameters(projections)
+    return _PROCEDURE.format(
+        parameters=", ".join(parameters),
+        names=", ".join(parameter.split()[0] for parameter in parameters),
+    )
 
 
 def append_function(projections: tuple[Projection, ...], producer: str | None) -> str:
     """Return the statement that creates the function for these projections."""
-    parameters = list(PARAMETERS)
-    for projection in projections:
-        parameters += [f"{projection.name}_{each}" for each in ROW_PARAMETERS]
+    parameters = _parameters(projections)
     rows = "\n".join(_rows(projection) for projection in projections)
     produced = "" if producer is None else _PRODUCED.format(producer=producer)
     return _FUNCTION.format(
@@ -76,6 +106,11 @@ def append_function(projections: tuple[Projection, ...], producer: str | None) -
         produced=produced,
         channel=NOTIFY_CHANNEL,
     )
+
+
+def _parameters(projections: tuple[Projection, ...]) -> list[str]:
+    named = [f"{p.name}_{each}" for p in projections for each in ROW_PARAMETERS]
+    return [*PARAMETERS, *named]
 
 
 def _rows(projection: Projection) -> str:
@@ -287,4 +322,13 @@ BEGIN
     'won', CASE WHEN all_won THEN NULL ELSE won END, 'versions', versions,
     'first', head.position + 1, 'last', head.position + added, 'at', instant,
     'answer', answered);
+END $$"""
+
+_PROCEDURE = """\
+CREATE PROCEDURE eventstore_append_and_commit({parameters}, INOUT answer text)
+LANGUAGE plpgsql
+AS $$
+BEGIN
+  answer := eventstore_append({names});
+  COMMIT;
 END $$"""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
+from typing import Any
 
 import sqlalchemy as sa
 
@@ -11,6 +12,9 @@ from orchd_eventstore.news import News
 from orchd_eventstore.postgres_ddl import NOTIFY_CHANNEL
 
 logger = logging.getLogger(__name__)
+
+WAIT_SECONDS = 0.5
+WAITS_PER_LISTEN = 60
 
 
 class Listener:
@@ -48,14 +52,20 @@ class Listener:
         try:
             connection = borrowed.driver_connection
             assert connection is not None
-            connection.execute(f"LISTEN {NOTIFY_CHANNEL}")
-            self.news.tell()
             while not self._closed.is_set():
-                for _ in connection.notifies(timeout=0.5):
-                    self.news.tell()
-                    break
+                # Said again from time to time, to hear whether anybody is still there.
+                connection.execute(f"LISTEN {NOTIFY_CHANNEL}")
+                self.news.tell()
+                self._hear(connection)
         finally:
             borrowed.invalidate()
+
+    def _hear(self, connection: Any) -> None:
+        for _ in range(WAITS_PER_LISTEN):
+            for _ in connection.notifies(timeout=WAIT_SECONDS, stop_after=1):
+                self.news.tell()
+            if self._closed.is_set():
+                return
 
     def close(self) -> None:
         """Stop listening; idempotent."""

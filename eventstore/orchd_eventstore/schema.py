@@ -4,6 +4,7 @@ events    one row per event, never changed
 commits   one row per commit: idempotency and hash chain
 log_head  one row: the end of the log, and the lock that orders commits
 blobs     large bodies by the hash of their content
+erasures  what was erased from events, with the hash of what was there
 counters  named sums, kept in the transaction of the events that they count
 """
 
@@ -15,7 +16,12 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from orchd_eventstore.postgres_ddl import append_function, postgres_triggers
+from orchd_eventstore.postgres_ddl import (
+    append_function,
+    append_procedure,
+    postgres_erasure_trigger,
+    postgres_triggers,
+)
 from orchd_eventstore.projection import Projection
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -106,6 +112,14 @@ blobs = sa.Table(
     sa.Column("encoding", sa.Text, nullable=False),
     sa.Column("body", sa.LargeBinary, nullable=False),
 )
+erasures = sa.Table(
+    "erasures",
+    metadata,
+    sa.Column("position", sa.BigInteger, primary_key=True, autoincrement=False),
+    sa.Column("data_hash", sa.Text, nullable=False),
+    sa.Column("data", sa.Text, nullable=False),
+    sa.Column("erased_by", sa.BigInteger, nullable=False),
+)
 counters = sa.Table(
     "counters",
     metadata,
@@ -114,12 +128,15 @@ counters = sa.Table(
 )
 
 _FORBIDDEN = (
-    ("events", "UPDATE"),
     ("events", "DELETE"),
     ("commits", "UPDATE"),
     ("commits", "DELETE"),
     ("blobs", "UPDATE"),
+    ("erasures", "UPDATE"),
+    ("erasures", "DELETE"),
 )
+_KEPT = ("position", "stream", "version", "type", "meta", "recorded_at")
+"""The columns of an event that even an erasure leaves alone."""
 
 
 def ddl(
@@ -137,11 +154,13 @@ def ddl(
     if dialect == "sqlite":
         refused = [_sqlite_trigger(table, verb) for table, verb in _FORBIDDEN]
         replaced = [_sqlite_replace_trigger(*names) for names in _IRREPLACEABLE]
-        return statements + refused + replaced
+        return [*statements, *refused, _sqlite_erasure_trigger(), *replaced]
     return [
         *statements,
         *postgres_triggers(_FORBIDDEN),
+        *postgres_erasure_trigger(_KEPT),
         append_function(tuple(projections), producer),
+        append_procedure(tuple(projections)),
     ]
 
 
@@ -151,6 +170,7 @@ _IRREPLACEABLE = (
     ("events", "version", ("stream", "version")),
     ("commits", "position", ("last_position",)),
     ("commits", "command", ("command_id",)),
+    ("erasures", "position", ("position",)),
 )
 
 
@@ -171,6 +191,17 @@ def _sqlite_trigger(table: str, verb: str) -> str:
     return (
         f"CREATE TRIGGER {table}_refuse_{verb.lower()} BEFORE {verb} ON {table}\n"
         f"BEGIN SELECT RAISE(ABORT, '{table} is written once: {verb} refused'); END"
+    )
+
+
+def _sqlite_erasure_trigger() -> str:
+    kept = " AND ".join(f"NEW.{column} IS OLD.{column}" for column in _KEPT)
+    return (
+        "CREATE TRIGGER events_refuse_update BEFORE UPDATE ON events\n"
+        f"WHEN NOT ({kept}\n"
+        "  AND EXISTS (SELECT 1 FROM erasures"
+        " WHERE position = OLD.position AND data = NEW.data))\n"
+        "BEGIN SELECT RAISE(ABORT, 'events is written once: UPDATE refused'); END"
     )
 
 

@@ -92,6 +92,8 @@ class SqliteBackend:
             "journal_mode = WAL",
             "synchronous = FULL",
             "foreign_keys = ON",
+            # What rows held before they moved does not stay behind in their pages.
+            "secure_delete = FAST",
             f"wal_autocheckpoint = {CHECKPOINT_PAGES}",
             f"journal_size_limit = {64 * 1024 * 1024}",
         ):
@@ -168,6 +170,21 @@ class SqliteBackend:
     ) -> Commit:
         with self.transaction() as transaction:
             return transaction.append(items, command_id, blobs, producer)
+
+    @contextmanager
+    def scrubbing(self) -> Iterator[None]:
+        with self._lock:
+            self._pragma("secure_delete = ON")
+            try:
+                yield
+            finally:
+                self._pragma("secure_delete = FAST")
+                self._pragma("wal_checkpoint(TRUNCATE)")
+
+    def _pragma(self, text: str) -> None:
+        if self._writer is not None:
+            with translated():
+                self._writer.execute(f"PRAGMA {text}").fetchall()
 
     def writer_connection(self) -> Any:
         """Return the driver's connection that writes, for migrations."""

@@ -8,7 +8,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from orchd_eventstore import schema
+from orchd_eventstore import erasing, schema
 from orchd_eventstore.backend import (
     Backend,
     BackendSession,
@@ -16,7 +16,14 @@ from orchd_eventstore.backend import (
     Producer,
     require_valid,
 )
-from orchd_eventstore.events import Append, Blob, Commit, Head, RecordedEvent
+from orchd_eventstore.events import (
+    Append,
+    Blob,
+    Commit,
+    Erasure,
+    Head,
+    RecordedEvent,
+)
 from orchd_eventstore.projection import Projection
 from orchd_eventstore.subscription import follow
 from orchd_eventstore.verification import Progress, Verification, verify_log
@@ -76,6 +83,10 @@ class Transaction:
     ) -> list[list[tuple[Any, ...]]]:
         """Run several statements, in one round trip where the driver can."""
         return self._inner.execute_all(statements)
+
+    def erase(self, erasures: Iterable[Erasure]) -> None:
+        """Replace the data of events; see `orchd_eventstore.erasing`."""
+        self.execute_all(erasing.statements(erasures, self.placeholder))
 
     def commit(self) -> None:
         """Commit what has been done; left without it, a transaction changes nothing."""
@@ -180,6 +191,14 @@ class EventStore:
         with self._backend.transaction() as inner:
             yield Transaction(inner, self)
 
+    def scrubbing(self) -> AbstractContextManager[None]:
+        """Overwrite what is deleted in the block, as far as that is in our hands.
+
+        On SQLite nothing of it stays in the file or its write-ahead log, unless somebody
+        reads at the end of the block. On PostgreSQL VACUUM has to come by.
+        """
+        return self._backend.scrubbing()
+
     # --- reading ----------------------------------------------------------------------
 
     def connect_reader(self) -> AbstractContextManager[sa.Connection]:
@@ -259,6 +278,18 @@ class EventStore:
             body = connection.execute(query).scalar()
         return None if body is None else bytes(body)
 
+    def erasures(self, after: int, up_to: int) -> list[Erasure]:
+        """Return what was erased from the events of a range of positions, in order."""
+        table = schema.erasures
+        query = (
+            sa.select(table)
+            .where(table.c.position > after, table.c.position <= up_to)
+            .order_by(table.c.position)
+        )
+        with self.connect_reader() as connection:
+            rows = connection.execute(query).mappings()
+            return [Erasure(**row) for row in rows]
+
     def counters(self) -> dict[str, int]:
         """Return all counters by name."""
         with self.connect_reader() as connection:
@@ -323,5 +354,6 @@ class EventStore:
                 lambda after, up_to: self.read_all(
                     after=after, up_to=up_to, limit=up_to - after
                 ),
+                self.erasures,
                 progress,
             )

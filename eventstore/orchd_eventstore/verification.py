@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
 from typing import NamedTuple
 
@@ -10,7 +10,8 @@ import msgspec
 import sqlalchemy as sa
 
 from orchd_eventstore.chain import commit_hash
-from orchd_eventstore.events import Head, RecordedEvent
+from orchd_eventstore.erasing import ErasedHashes
+from orchd_eventstore.events import Erasure, Head, RecordedEvent
 from orchd_eventstore.schema import GENESIS_HASH
 from orchd_eventstore.schema import commits as commits_table
 from orchd_eventstore.schema import events as events_table
@@ -21,6 +22,8 @@ Progress = Callable[[int, int], None]
 """Called with (position reached, position of the head)."""
 ReadEvents = Callable[[int, int], list[RecordedEvent]]
 """Given (after, up to), returns the events in between, in order."""
+ReadErasures = Callable[[int, int], list[Erasure]]
+"""Given (after, up to), returns what was erased from the events in between."""
 
 
 class BadCommit(msgspec.Struct, frozen=True, kw_only=True):
@@ -45,7 +48,9 @@ class Verification(msgspec.Struct, frozen=True, kw_only=True):
         return self.bad is None
 
 
-class _Commit(NamedTuple):
+class CommitRow(NamedTuple):
+    """A row of table `commits`."""
+
     last_position: int
     command_id: str
     events: int
@@ -54,10 +59,19 @@ class _Commit(NamedTuple):
     rules: int
 
 
+class Link(NamedTuple):
+    """A commit with its events; `why_bad` says what is wrong with it, if anything."""
+
+    commit: CommitRow
+    events: list[RecordedEvent]
+    why_bad: str | None
+
+
 def verify_log(
     connection: sa.Connection,
     read_head: Callable[[], Head],
     read_events: ReadEvents,
+    read_erasures: ReadErasures,
     progress: Progress | None = None,
 ) -> Verification:
     """Walk through all commits; stops at the first that is not as it was written.
@@ -68,19 +82,27 @@ def verify_log(
     """
     lowest, highest = _bounds(connection)
     head = read_head()
-    checker = _Checker(read_events)
-    for commit in _commits(connection, head.position):
-        bad = checker.check(commit)
-        if bad is not None:
-            return Verification(commits=checker.commits, events=checker.position, bad=bad)
-        if progress is not None and checker.commits % PAGE_COMMITS == 0:
-            progress(checker.position, head.position)
-    if progress is not None:
-        progress(checker.position, head.position)
-    bad = checker.check_end(head)
+    walk = Walk(read_events, read_erasures, head.position)
+    for link in walk.links(read_commits(connection, head.position)):
+        if link.why_bad is not None:
+            return Verification(
+                commits=walk.commits, events=walk.position, bad=_bad(walk, link)
+            )
+        if progress is not None:
+            progress(walk.position, head.position)
+    bad = _check_end(walk, head)
     if bad is None and (lowest < 1 or highest > head.position):
         bad = _outside(lowest, highest, head)
-    return Verification(commits=checker.commits, events=checker.position, bad=bad)
+    return Verification(commits=walk.commits, events=walk.position, bad=bad)
+
+
+def _bad(walk: Walk, link: Link) -> BadCommit:
+    return BadCommit(
+        command_id=link.commit.command_id,
+        first_position=walk.position + 1,
+        last_position=link.commit.last_position,
+        why=link.why_bad or "",
+    )
 
 
 def _bounds(connection: sa.Connection) -> tuple[int, int]:
@@ -104,7 +126,8 @@ def _outside(lowest: int, highest: int, head: Head) -> BadCommit:
     )
 
 
-def _commits(connection: sa.Connection, up_to: int) -> Iterator[_Commit]:
+def read_commits(connection: sa.Connection, up_to: int) -> Iterator[CommitRow]:
+    """Yield the commits that end at a position or before, in order."""
     after = -1
     table = commits_table
     while True:
@@ -114,46 +137,52 @@ def _commits(connection: sa.Connection, up_to: int) -> Iterator[_Commit]:
             .order_by(table.c.last_position)
             .limit(PAGE_COMMITS)
         )
-        rows = [_Commit(*row) for row in connection.execute(query)]
+        rows = [CommitRow(*row) for row in connection.execute(query)]
         yield from (row for row in rows if row.last_position <= up_to)
-        if len(rows) < PAGE_COMMITS:
+        if len(rows) < PAGE_COMMITS or rows[-1].last_position > up_to:
             return
         after = rows[-1].last_position
 
 
-class _Checker:
-    """Reads events in pages that span many commits, and compares commit by commit."""
+class Walk:
+    """Goes through a log from its first commit on and checks each against the chain.
+
+    Events are read in pages that span many commits; at most a page and the events of one
+    commit are held.
+    """
 
     PAGE_EVENTS = 5_000
 
-    def __init__(self, read_events: ReadEvents) -> None:
+    def __init__(
+        self, read_events: ReadEvents, read_erasures: ReadErasures, head: int
+    ) -> None:
         self._read_events = read_events
+        self._erased = ErasedHashes(read_erasures, self._read_event, head)
+        self._head = head
         self._page: Iterator[RecordedEvent] = iter(())
         self._page_end = 0
         self.position = 0
+        """The last position of the last commit that is as it was written."""
         self.hash = GENESIS_HASH
         self.recorded_at: int | None = None
         self.commits = 0
 
-    def check(self, commit: _Commit) -> BadCommit | None:
-        """Check the next commit; remember it when it is as it was written."""
-        why = self._why_bad(commit)
-        if why is not None:
-            return BadCommit(
-                command_id=commit.command_id,
-                first_position=self.position + 1,
-                last_position=commit.last_position,
-                why=why,
-            )
-        self.position, self.hash = commit.last_position, commit.hash
-        self.recorded_at = commit.recorded_at
-        self.commits += 1
-        return None
+    def links(self, commits: Iterable[CommitRow]) -> Iterator[Link]:
+        """Yield each commit with its events, up to and including the first bad one."""
+        for commit in commits:
+            events = list(islice(self._events(commit.last_position), commit.events))
+            why_bad = self._why_bad(commit, events)
+            if why_bad is None:
+                self.position, self.hash = commit.last_position, commit.hash
+                self.recorded_at = commit.recorded_at
+                self.commits += 1
+            yield Link(commit, events, why_bad)
+            if why_bad is not None:
+                return
 
-    def _why_bad(self, commit: _Commit) -> str | None:
+    def _why_bad(self, commit: CommitRow, events: list[RecordedEvent]) -> str | None:
         if commit.last_position - commit.events != self.position:
             return f"its {commit.events} events do not follow position {self.position}"
-        events = list(islice(self._events(commit.last_position), commit.events))
         positions = [event.position for event in events]
         if positions != list(range(self.position + 1, commit.last_position + 1)):
             return "an event is missing or displaced"
@@ -161,33 +190,45 @@ class _Checker:
             return "an event has another time than its commit"
         try:
             expected = commit_hash(
-                self.hash, commit.command_id, commit.recorded_at, events, commit.rules
+                self.hash,
+                commit.command_id,
+                commit.recorded_at,
+                events,
+                commit.rules,
+                self._erased.of(events),
             )
         except ValueError as error:
             return str(error)
         return None if expected == commit.hash else "its content does not match its hash"
 
     def _events(self, last: int) -> Iterator[RecordedEvent]:
+        last = min(last, self._head)
         while self._page_end < last:
             yield from self._page
             start = max(self._page_end, self.position)
-            self._page_end = max(last, start + self.PAGE_EVENTS)
+            self._page_end = min(max(last, start + self.PAGE_EVENTS), self._head)
             self._page = iter(self._read_events(start, self._page_end))
+            self._erased.load(start, self._page_end, done=self.position)
         yield from self._page
 
-    def check_end(self, head: Head) -> BadCommit | None:
-        """Check that the log ends where and how its head says."""
-        if head.position != self.position:
-            why = f"the log ends at position {self.position}, its head says {head.position}"
-        elif head.hash != self.hash:
-            why = "the head has another hash than the last commit"
-        elif self.commits and head.recorded_at != self.recorded_at:
-            why = "the head has another time than the last commit"
-        else:
-            return None
-        return BadCommit(
-            command_id="",
-            first_position=self.position + 1,
-            last_position=max(head.position, self.position),
-            why=why,
-        )
+    def _read_event(self, position: int) -> RecordedEvent | None:
+        found = self._read_events(position - 1, position)
+        return found[0] if found else None
+
+
+def _check_end(walk: Walk, head: Head) -> BadCommit | None:
+    """Check that the log ends where and how its head says."""
+    if head.position != walk.position:
+        why = f"the log ends at position {walk.position}, its head says {head.position}"
+    elif head.hash != walk.hash:
+        why = "the head has another hash than the last commit"
+    elif walk.commits and head.recorded_at != walk.recorded_at:
+        why = "the head has another time than the last commit"
+    else:
+        return None
+    return BadCommit(
+        command_id="",
+        first_position=walk.position + 1,
+        last_position=max(head.position, walk.position),
+        why=why,
+    )

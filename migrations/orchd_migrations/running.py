@@ -15,7 +15,11 @@ from orchd_migrations.scripts import script
 UPGRADE_LOCK = 7_163_582_104_921_377
 """PostgreSQL: the advisory lock that upgraders take in turns."""
 LOCK_TIMEOUT = "30s"
-_SCRIPTS = {"0001": "0001_initial", "0002": "0002_one_round_trip"}
+_SCRIPTS = {
+    "0001": "0001_initial",
+    "0002": "0002_one_round_trip",
+    "0003": "0003_erasing",
+}
 
 
 def alembic_config() -> Config:

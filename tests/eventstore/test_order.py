@@ -142,6 +142,24 @@ def _read_and_change(store: EventStore) -> Outcome:
         return session.append([thing("frozen", 1)], command_id="frozen").outcomes[0]
 
 
+def test_a_client_that_never_ends_its_batch_holds_up_nobody_else(
+    proxied_store: EventStore, postgres_store: EventStore, proxy: PostgresProxy
+) -> None:
+    """The server has got its append, and not the Sync that usually commits it."""
+    postgres_store.append([thing("frozen"), thing("free")], command_id="before")
+    proxy.hold_sync_after(b"eventstore_append")
+    with ThreadPoolExecutor(1) as executor:
+        frozen = executor.submit(_read_and_change, proxied_store)
+        assert proxy.held.wait(10)
+        for number in range(1, 6):
+            began = time.monotonic()
+            postgres_store.append([thing("free", number)], command_id=f"c{number}")
+            assert time.monotonic() - began < 1
+        proxy.release()
+        assert isinstance(frozen.result(10), Appended)
+    assert postgres_store.verify().ok
+
+
 def test_who_waits_for_a_lock_too_long_is_told_to_try_again(
     postgres_store: EventStore, postgres_store_url: str
 ) -> None:

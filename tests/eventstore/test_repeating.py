@@ -8,6 +8,8 @@ from concurrent.futures import Future, ThreadPoolExecutor
 import pytest
 
 from orchd_eventstore import (
+    ANY_VERSION,
+    Append,
     Appended,
     Commit,
     Conflict,
@@ -15,8 +17,9 @@ from orchd_eventstore import (
     OutcomeUnknown,
     Rejected,
     StoreUnavailable,
+    postgres_patience,
 )
-from support.eventstores import bare, connected, open_store, thing
+from support.eventstores import bare, connected, event, open_store, thing
 from support.postgres_proxy import PostgresProxy
 
 ITEMS = [
@@ -241,3 +244,34 @@ def test_many_offer_the_same_commands_at_once(
     assert postgres_store.verify().ok
     for store in stores:
         store.close()
+
+
+def test_a_connection_that_goes_silent_is_given_up_and_the_outcome_is_unknown(
+    proxied_store: EventStore,
+    postgres_store: EventStore,
+    proxy: PostgresProxy,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Somebody on the way takes every byte and passes none on; new connections work."""
+    monkeypatch.setattr(postgres_patience, "SILENCE_SECONDS", 0.5)
+    _prepared(proxied_store)
+    proxied_store.read_all()
+    proxy.strand()
+    with pytest.raises(OutcomeUnknown):
+        proxied_store.append(ITEMS, command_id="c")
+    with pytest.raises(StoreUnavailable):
+        proxied_store.read_all()
+    assert not proxied_store.append(ITEMS, command_id="c").repeated
+    _require_stored_once(postgres_store)
+
+
+def test_a_large_batch_into_a_silent_connection_is_given_up(
+    proxied_store: EventStore, proxy: PostgresProxy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(postgres_patience, "SILENCE_SECONDS", 0.5)
+    _prepared(proxied_store)
+    proxy.strand()
+    text = "x" * 40_000_000
+    large = Append(stream="s", expected_version=ANY_VERSION, events=[event(text=text)])
+    with pytest.raises(OutcomeUnknown):
+        proxied_store.append([large], command_id="large")

@@ -11,31 +11,21 @@ import dataclasses
 import glob
 import importlib.util
 import os
-import pwd
 import secrets
-import shutil
-import signal
 import subprocess
-import tempfile
 import urllib.parse
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import psycopg
 from psycopg import sql
 
-from support.processes import ServerProcess, free_port
+from support import postgres_cluster
+from support.postgres_cluster import Cluster
 
-START_ATTEMPTS_MAX = 3
 SERVER_URL_VARIABLE = "ORCHD_TEST_DATABASE_URL"
 BINARIES_VARIABLE = "ORCHD_TEST_POSTGRES_BIN"
 SYSTEM_BINARIES = "/usr/lib/postgresql/*/bin"
-MEMORY_FOLDER = "/dev/shm"
-MEMORY_BYTES_MIN = 2 * 1024**3
-READY_MARK = "database system is ready to accept connections"
-# Fast, then immediate, then without asking.
-STOP_SIGNALS = (signal.SIGINT, signal.SIGQUIT, signal.SIGKILL)
 
 SETTINGS = {
     "listen_addresses": "127.0.0.1",
@@ -171,14 +161,46 @@ def running_server(
         finally:
             server.drop_retired()
         return
+    with cluster(fsync=fsync, settings=settings) as started:
+        yield _own_server(started)
+
+
+@contextlib.contextmanager
+def cluster(
+    *, fsync: bool = False, settings: dict[str, str] | None = None
+) -> Iterator[Cluster]:
+    """Give a running cluster of our own, which is removed afterwards.
+
+    Arguments as for `running_server`.
+    """
+    disk = "/tmp" if fsync else postgres_cluster.quick_disk()
     # In /tmp whatever TMPDIR says: the path of a socket has at most 107 bytes.
-    with _folder("/tmp") as base, _folder("/tmp" if fsync else _quick_disk()) as data:
-        binaries = _readable_binaries(find_binaries(), base)
-        _initialise(binaries, data)
+    with postgres_cluster.folder("/tmp") as base, postgres_cluster.folder(disk) as data:
+        binaries = postgres_cluster.readable_binaries(find_binaries(), base)
+        postgres_cluster.initialise(binaries, data)
         chosen = SETTINGS | ({} if fsync else FAST_SETTINGS) | (settings or {})
-        chosen["unix_socket_directories"] = str(base)
-        with _started(binaries, data, chosen) as server:
-            yield server
+        started = Cluster(binaries, data, chosen | {"unix_socket_directories": str(base)})
+        try:
+            started.start_anywhere()
+            yield started
+        finally:
+            started.stop()
+
+
+@contextlib.contextmanager
+def restartable_server(
+    settings: dict[str, str] | None = None,
+) -> Iterator[tuple[PostgresServer, Cluster]]:
+    """Give a server that waits for its disk, and the cluster to crash and start again."""
+    with cluster(fsync=True, settings=settings) as started:
+        yield _own_server(started), started
+
+
+def _own_server(started: Cluster) -> PostgresServer:
+    url = f"postgresql://postgres@/postgres?host={started.sockets}&port={started.port}"
+    with psycopg.connect(url) as connection:
+        version = _server_version(connection.info)
+    return PostgresServer(url, "127.0.0.1", started.port, version)
 
 
 def _external_server(url: str) -> PostgresServer:
@@ -198,115 +220,3 @@ def _major_version(folder: str) -> int:
 
 def _is_complete(folder: Path) -> bool:
     return (folder / "initdb").exists() and (folder / "postgres").exists()
-
-
-@contextlib.contextmanager
-def _folder(parent: str) -> Iterator[Path]:
-    folder = Path(tempfile.mkdtemp(prefix="orchd-pg-", dir=parent))
-    try:
-        _give_to_server(folder)
-        yield folder
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
-
-
-def _quick_disk() -> str:
-    """Name a folder in memory when there is room: databases are made 8 times faster."""
-    with contextlib.suppress(OSError):
-        memory = os.statvfs(MEMORY_FOLDER)
-        free_bytes = memory.f_bavail * memory.f_frsize
-        if free_bytes >= MEMORY_BYTES_MIN and os.access(MEMORY_FOLDER, os.W_OK):
-            return MEMORY_FOLDER
-    return "/tmp"
-
-
-def _server_login() -> dict[str, Any]:
-    """PostgreSQL refuses to run as root, so root lends it to `nobody`."""
-    if os.geteuid() != 0:
-        return {}
-    nobody = pwd.getpwnam("nobody")
-    return {"user": nobody.pw_uid, "group": nobody.pw_gid, "extra_groups": []}
-
-
-def _give_to_server(path: Path) -> None:
-    if login := _server_login():
-        os.chown(path, login["user"], login["group"])
-
-
-def _readable_binaries(binaries: Path, base: Path) -> Path:
-    """Return `binaries`, or a copy when the server's user cannot reach them."""
-    if _can_run(binaries):
-        return binaries
-    installation = binaries.parent
-    copy = base / "site" / "package" / installation.name
-    shutil.copytree(installation, copy, symlinks=True)
-    # The carried binaries look for their libraries in a folder beside their package.
-    for libraries in installation.parents[1].glob("*postgres*.libs"):
-        shutil.copytree(libraries, base / "site" / libraries.name)
-    for folder, _, names in os.walk(base / "site"):
-        _give_to_server(Path(folder))
-        for name in names:
-            _give_to_server(Path(folder, name))
-    return copy / binaries.name
-
-
-def _can_run(binaries: Path) -> bool:
-    command = [str(binaries / "postgres"), "--version"]
-    try:
-        subprocess.run(command, check=True, capture_output=True, cwd="/", **_server_login())
-    except (PermissionError, subprocess.CalledProcessError):
-        return False
-    return True
-
-
-def _initialise(binaries: Path, data: Path) -> None:
-    options = ["-U", "postgres", "-A", "trust", "-E", "UTF8", "--no-locale", "-N"]
-    made = subprocess.run(
-        [str(binaries / "initdb"), "-D", str(data / "data"), *options],
-        cwd=data,
-        capture_output=True,
-        text=True,
-        **_server_login(),
-    )
-    if made.returncode != 0:
-        message = f"initdb of {binaries} failed: {made.stderr}"
-        raise RuntimeError(message)
-
-
-@contextlib.contextmanager
-def _started(
-    binaries: Path, data: Path, settings: dict[str, str]
-) -> Iterator[PostgresServer]:
-    process, port = _start(binaries, data, settings)
-    try:
-        sockets = settings["unix_socket_directories"]
-        url = f"postgresql://postgres@/postgres?host={sockets}&port={port}"
-        with psycopg.connect(url) as connection:
-            version = _server_version(connection.info)
-        yield PostgresServer(url, "127.0.0.1", port, version)
-    finally:
-        process.stop(STOP_SIGNALS)
-
-
-def _start(
-    binaries: Path, data: Path, settings: dict[str, str]
-) -> tuple[ServerProcess, int]:
-    for _ in range(START_ATTEMPTS_MAX):
-        # Somebody else may take the port before PostgreSQL does: hence the attempts.
-        port = free_port()
-        process = _launch(binaries, data, settings | {"port": str(port)})
-        if process.wait_until_ready():
-            return process, port
-        process.stop(STOP_SIGNALS)
-    message = f"PostgreSQL of {binaries} did not start: {process.log}"
-    raise RuntimeError(message)
-
-
-def _launch(binaries: Path, data: Path, settings: dict[str, str]) -> ServerProcess:
-    options = [f"--{name}={value}" for name, value in settings.items()]
-    return ServerProcess(
-        [str(binaries / "postgres"), "-D", str(data / "data"), *options],
-        ready_mark=READY_MARK,
-        cwd=data,
-        **_server_login(),
-    )

@@ -15,3 +15,11 @@ async def until(condition: Callable[[], object]) -> None:
     while not condition():
         assert time.monotonic() < deadline, "it did not happen in time"
         await RealSystem().sleep(POLL_SECONDS)
+
+
+def wait_until(condition: Callable[[], object]) -> None:
+    """Do the same where no event loop runs."""
+    deadline = time.monotonic() + WAIT_SECONDS_MAX
+    while not condition():
+        assert time.monotonic() < deadline, "it did not happen in time"
+        time.sleep(POLL_SECONDS)

@@ -148,3 +148,14 @@ def test_a_server_ends_with_a_killed_test_run(tmp_path: Path) -> None:
         shutil.rmtree(folder)
         shutil.rmtree(sockets)
     assert ended
+
+
+def test_a_server_that_crashed_starts_again_on_its_data() -> None:
+    with postgres.restartable_server() as (server, cluster), server.database() as url:
+        with psycopg.connect(url) as connection:
+            connection.execute("CREATE TABLE kept (n int)")
+        cluster.crash()
+        with pytest.raises(psycopg.OperationalError):
+            psycopg.connect(url)
+        cluster.start()
+        assert _answer(url, "SELECT count(*) FROM kept") == 0

@@ -10,6 +10,7 @@ import msgspec
 
 from orchd.ledger.port import Bodies
 from orchd.tasks import commands as c
+from orchd.tasks.erasing import ERASED_HASH
 from orchd.tasks.events import BlobReference, Body, TaskSubmitted
 from orchd.tasks.state import TaskState
 from orchd_eventstore import Blob
@@ -95,14 +96,15 @@ def _is_finite(number: float | None) -> bool:
 def load_bodies(state: TaskState, blob: Callable[[str], bytes | None]) -> Bodies:
     """Return a task's full texts; an erased body reads as `ERASED`."""
 
-    def text(inline: str | None, digest: str | None) -> str | None:
+    def text(inline: str | None, digest: str | None, erased: str = ERASED) -> str | None:
         if digest is None:
             return inline
-        body = blob(digest)
-        return ERASED if body is None else body.decode()
+        body = None if digest == ERASED_HASH else blob(digest)
+        return erased if body is None else body.decode()
 
     return Bodies(
         description=text(state.description, state.description_blob) or "",
-        payload=text(state.payload, state.payload_blob),
+        # A payload is JSON, so its mark is too.
+        payload=text(state.payload, state.payload_blob, f'"{ERASED}"'),
         result=text(state.result, state.result_blob),
     )

@@ -22,6 +22,10 @@ ON CONFLICT (id) DO UPDATE SET executors = excluded.executors,
   verifiers = excluded.verifiers, renewed_at = excluded.renewed_at,
   expires_at = excluded.expires_at
 WHERE NOT workers.fenced"""
+_ADVERTISE = (
+    "UPDATE workers SET executors = ?, verifiers = ?"
+    " WHERE id = ? AND NOT fenced RETURNING 1"
+)
 _RENEW = (
     "UPDATE workers SET renewed_at = {now}, expires_at = {now} + ?"
     " WHERE id = ? AND NOT fenced RETURNING 1"
@@ -35,7 +39,22 @@ _RETIRE = (
     "DELETE FROM workers WHERE id = ? AND NOT EXISTS"
     " (SELECT 1 FROM tasks WHERE status = 'in_progress' AND worker = workers.id)"
 )
-SELECT_WORKERS = f"SELECT {columns(WORKER_COLUMNS)} FROM workers ORDER BY started_at, id"
+# Whoever holds tasks is looked up one after the other along the index of held tasks: there
+# may be ten thousand tasks, but there are few workers.
+SELECT_WORKERS = f"""\
+WITH RECURSIVE holders(id) AS (
+  SELECT min(worker) FROM tasks WHERE status = 'in_progress'
+  UNION ALL
+  SELECT (SELECT min(worker) FROM tasks WHERE status = 'in_progress' AND worker > h.id)
+  FROM holders AS h WHERE h.id IS NOT NULL
+)
+SELECT {columns(WORKER_COLUMNS)} FROM workers
+UNION ALL
+SELECT h.id, '', '', 0, NULL, '[]', '[]', '', 0, 0, 0, TRUE FROM holders AS h
+WHERE h.id IS NOT NULL AND NOT EXISTS (SELECT 1 FROM workers AS w WHERE w.id = h.id)
+ORDER BY started_at, id"""
+"""The leases, and as fenced those who hold tasks without one: after a restore, or when
+somebody deleted the row, nobody else would take the tasks from them."""
 
 
 class Leases:
@@ -56,7 +75,7 @@ class Leases:
         return self._execute_one(self._dialect.sql(text.format(now=now)), parameters)
 
     def register(self, worker: WorkerView, lease_seconds: float) -> None:
-        """Write the worker's row, or what it can do now and a new lease."""
+        """Write the worker's row; once more, should the first answer have been lost."""
         self._execute(
             _REGISTER,
             worker.id,
@@ -70,6 +89,13 @@ class Leases:
             worker.started_at,
             _span(lease_seconds),
         )
+
+    def advertise(
+        self, worker_id: str, executors: Sequence[str], verifiers: Sequence[str]
+    ) -> bool:
+        """Write what a worker can do; False when it was fenced or has no row."""
+        names = (names_text(executors), names_text(verifiers))
+        return bool(self._execute(_ADVERTISE, *names, worker_id))
 
     def renew(self, worker_id: str, lease_seconds: float) -> bool:
         """Extend a lease; False when the worker was fenced or has no row."""

@@ -97,6 +97,22 @@ class WriterLock:
             os.close(descriptor)
 
 
+def current_owner(database: Path) -> Owner | None:
+    """Return which living process of this machine has a SQLite file open for writing."""
+    try:
+        descriptor = os.open(f"{database}.lock", os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return None
+    try:
+        owner = _read_owner(descriptor)
+    finally:
+        os.close(descriptor)
+    if owner is None or owner.process_start is None:
+        return None
+    alive = system.process_start(owner.pid) == owner.process_start
+    return owner if alive and owner.host == system.host_name() else None
+
+
 def _read_owner(descriptor: int) -> Owner | None:
     try:
         return msgspec.json.decode(os.pread(descriptor, 4096, 0), type=Owner)

@@ -363,6 +363,12 @@ class Ledger(Protocol):
 
     async def register_worker(self, worker: WorkerView, lease_seconds: float) -> None: ...
 
+    async def advertise_worker(
+        self, worker_id: str, executors: tuple[str, ...], verifiers: tuple[str, ...]
+    ) -> bool:
+        """Say anew what a worker can do; False when it was fenced or has no row."""
+        ...
+
     async def renew_worker(self, worker_id: str, lease_seconds: float) -> bool:
         """Extend the lease; False when the worker was fenced."""
         ...
@@ -371,7 +377,9 @@ class Ledger(Protocol):
         """Remove the row of a worker that holds no task any more."""
         ...
 
-    async def workers(self) -> list[WorkerView]: ...
+    async def workers(self) -> list[WorkerView]:
+        """Return the leases, and as fenced whoever holds tasks without having one."""
+        ...
 
     async def fence_worker(self, worker_id: str, *, only_if_expired: bool) -> bool:
         """Fence a worker so that it cannot claim or renew; True when it is fenced now."""

@@ -8,12 +8,13 @@ from operator import attrgetter
 from typing import Any
 
 import msgspec
+from msgspec.structs import astuple
 
 from orchd.breakers import BreakerState, Position
 from orchd.interfaces import TaskStatus
 from orchd.ledger.port import LogEntry
 from orchd.queues import QueueState
-from orchd.tasks.state import IMMUTABLE_FIELDS, Phase, TaskState
+from orchd.tasks.state import IMMUTABLE_FIELDS, Phase, TaskDraft, TaskState
 from orchd_eventstore import RecordedEvent
 from orchd_eventstore import Row as StoredRow
 
@@ -21,6 +22,10 @@ TASK_COLUMNS = TaskState.__struct_fields__
 QUEUE_COLUMNS = QueueState.__struct_fields__
 BREAKER_COLUMNS = BreakerState.__struct_fields__
 Row = Sequence[Any]
+
+_STATUS, _PHASE, _VERIFIERS, _PASSED = map(
+    TASK_COLUMNS.index, ("status", "phase", "verifiers", "passed_verifiers")
+)
 
 _NAMES = msgspec.json.Decoder(tuple[str, ...])
 _encode = msgspec.json.Encoder().encode
@@ -46,12 +51,17 @@ def names_of(text: str) -> tuple[str, ...]:
 
 def task_row(state: TaskState) -> dict[str, Any]:
     """Return the row of table `tasks` for a state."""
-    row: dict[str, Any] = msgspec.structs.asdict(state)
-    row["status"] = state.status.value
-    row["phase"] = state.phase.value
-    row["verifiers"] = names_text(state.verifiers)
-    row["passed_verifiers"] = names_text(state.passed_verifiers)
-    return row
+    return dict(zip(TASK_COLUMNS, task_values(state), strict=True))
+
+
+def task_values(task: TaskDraft) -> tuple[Any, ...]:
+    """Return the row of table `tasks` as its values in the order of `TASK_COLUMNS`."""
+    values = list(astuple(task))
+    values[_STATUS] = task.status.value
+    values[_PHASE] = task.phase.value
+    values[_VERIFIERS] = names_text(task.verifiers)
+    values[_PASSED] = names_text(task.passed_verifiers)
+    return tuple(values)
 
 
 class TaskRow(StoredRow):

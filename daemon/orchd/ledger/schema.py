@@ -168,6 +168,14 @@ sa.Index(
     sqlite_where=_CANCELLED,
     postgresql_where=_CANCELLED,
 )
+for _body in ("description_blob", "payload_blob", "result_blob"):
+    _HAS_BODY = tasks.c[_body].is_not(None)
+    sa.Index(
+        f"tasks_by_{_body}",
+        tasks.c[_body],
+        sqlite_where=_HAS_BODY,
+        postgresql_where=_HAS_BODY,
+    )
 
 queues = sa.Table(
     "queues",

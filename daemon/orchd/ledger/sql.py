@@ -33,6 +33,8 @@ from orchd.tasks.state import TaskState
 from orchd_eventstore import EventStore, StoreUnavailable
 
 READER_THREADS = 4
+READ_SECONDS = 5.0
+"""How long a reader waits for a database that may never answer."""
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -115,7 +117,13 @@ class SQLLedger:
             raise LedgerUnavailable(str(error)) from error
 
     async def _read(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        return await self._in(self._reading, function, *args, **kwargs)
+        try:
+            async with asyncio.timeout(READ_SECONDS):
+                return await self._in(self._reading, function, *args, **kwargs)
+        except TimeoutError:
+            # The thread is left to the time limits of the connection that it waits for.
+            message = f"the database has not answered for {READ_SECONDS:g} seconds"
+            raise LedgerUnavailable(message) from None
 
     async def now(self) -> int:
         return await self._read(self.store.now)
@@ -217,6 +225,13 @@ class SQLLedger:
 
     async def register_worker(self, worker: WorkerView, lease_seconds: float) -> None:
         await self._in(self._leasing, self._leases.register, worker, lease_seconds)
+
+    async def advertise_worker(
+        self, worker_id: str, executors: tuple[str, ...], verifiers: tuple[str, ...]
+    ) -> bool:
+        return await self._in(
+            self._leasing, self._leases.advertise, worker_id, executors, verifiers
+        )
 
     async def renew_worker(self, worker_id: str, lease_seconds: float) -> bool:
         return await self._in(self._leasing, self._leases.renew, worker_id, lease_seconds)

@@ -441,6 +441,12 @@ class TaskStoreLedger:
     async def register_worker(self, worker: WorkerView, lease_seconds: float) -> None:
         """Do nothing."""
 
+    async def advertise_worker(
+        self, worker_id: str, executors: tuple[str, ...], verifiers: tuple[str, ...]
+    ) -> bool:
+        """Agree."""
+        return True
+
     async def renew_worker(self, worker_id: str, lease_seconds: float) -> bool:
         """Agree."""
         return True

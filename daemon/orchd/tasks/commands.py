@@ -146,6 +146,16 @@ class Discard(Command, frozen=True, kw_only=True):
     """Put a dead letter away."""
 
 
+class Erase(Command, frozen=True, kw_only=True):
+    """Say that the bodies of a finished task are erased.
+
+    `version` is that of the stream whose events were prepared for it.
+    """
+
+    version: int
+    erased: tuple[tuple[int, str, str], ...]
+
+
 TaskCommand: TypeAlias = (
     Submit
     | Start
@@ -161,4 +171,5 @@ TaskCommand: TypeAlias = (
     | Cancel
     | Requeue
     | Discard
+    | Erase
 )

@@ -15,6 +15,7 @@ import msgspec
 from orchd.interfaces import TaskStatus
 from orchd.tasks import commands as c
 from orchd.tasks import events as e
+from orchd.tasks.erasing import ERASED_HASH
 from orchd.tasks.failures import ErrorClass, fingerprint
 from orchd.tasks.state import Phase, ReleaseReason, TaskState
 
@@ -339,6 +340,8 @@ def _cancel(state: TaskState, command: c.Cancel) -> Events:
 def _requeue(state: TaskState, command: c.Requeue) -> Events:
     if state.status not in (TaskStatus.FAILED, TaskStatus.DISCARDED):
         raise Refused("conflict", f"task {state.id} is {state.status.value}, not dead")
+    if state.description_blob == ERASED_HASH:
+        raise Refused("conflict", f"the bodies of task {state.id} were erased")
     if command.verify_only and not state.has_result:
         raise Refused("conflict", f"task {state.id} holds no result to verify")
     return (e.TaskRequeued(round=state.round + 1, verify_only=command.verify_only),)
@@ -349,6 +352,14 @@ def _discard(state: TaskState, command: c.Discard) -> Events:
     if state.status is not TaskStatus.FAILED:
         raise Refused("conflict", f"task {state.id} is {state.status.value}, not dead")
     return (e.TaskDiscarded(),)
+
+
+def _erase(state: TaskState, command: c.Erase) -> Events:
+    if not state.is_terminal:
+        raise Refused("conflict", f"task {state.id} is {state.status.value}, not finished")
+    if state.version != command.version:
+        raise Refused("stale", f"task {state.id} has moved meanwhile")
+    return (e.TaskErased(erased=command.erased),)
 
 
 _DECISIONS: dict[type[Any], Callable[[TaskState, Any], Events]] = {
@@ -365,4 +376,5 @@ _DECISIONS: dict[type[Any], Callable[[TaskState, Any], Events]] = {
     c.Cancel: _cancel,
     c.Requeue: _requeue,
     c.Discard: _discard,
+    c.Erase: _erase,
 }

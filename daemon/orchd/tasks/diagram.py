@@ -38,8 +38,8 @@ Edge = tuple[str, str]
 def diagram() -> str:
     """Return the machine as a Mermaid state diagram.
 
-    Every command is tried in every state that can be reached. Rejected late results are
-    left out: they can arrive in every state and change none.
+    Every command is tried in every state that can be reached. Rejected late results and
+    erasures are left out: they change no state.
     """
     lines = ["stateDiagram-v2"]
     lines += [f'    state "{label}" as {node}' for node, label in _LABELS.items()]

@@ -209,6 +209,14 @@ class TaskLateResultRejected(Event, frozen=True, kw_only=True):
     """What the late run wanted to record."""
 
 
+class TaskErased(Event, frozen=True, kw_only=True):
+    """The bodies of a finished task were erased from the events that held them."""
+
+    erased: tuple[tuple[int, str, str], ...] = msgspec.field(name="$erased", default=())
+    """Position of each such event, and the hashes of its data before and now; see
+    `orchd_eventstore.erasing`."""
+
+
 TaskEvent: TypeAlias = (
     TaskSubmitted
     | TaskStarted
@@ -223,6 +231,7 @@ TaskEvent: TypeAlias = (
     | TaskRequeued
     | TaskDiscarded
     | TaskLateResultRejected
+    | TaskErased
 )
 
 EVENT_TYPES: dict[str, type[TaskEvent]] = {
@@ -239,12 +248,13 @@ EVENT_TYPES: dict[str, type[TaskEvent]] = {
     "task.requeued": TaskRequeued,
     "task.discarded": TaskDiscarded,
     "task.late_result_rejected": TaskLateResultRejected,
+    "task.erased": TaskErased,
 }
 """Every event of a task by its stored name. Add only."""
 
 _NAMES: dict[type[Any], str] = {kind: name for name, kind in EVENT_TYPES.items()}
 _ENCODER = msgspec.json.Encoder(order="sorted")
-_DECODERS = {name: msgspec.json.Decoder(kind) for name, kind in EVENT_TYPES.items()}
+_DECODERS = {name: msgspec.json.Decoder(kind).decode for name, kind in EVENT_TYPES.items()}
 _META_DECODER = msgspec.json.Decoder(EventMeta)
 
 
@@ -265,7 +275,7 @@ def decode_event(name: str, data: str) -> TaskEvent:
         KeyError: `name` is no event of a task.
         msgspec.ValidationError: the data lack a field or hold a wrong type.
     """
-    event: TaskEvent = _DECODERS[name].decode(data)
+    event: TaskEvent = _DECODERS[name](data)
     return event
 
 

@@ -10,11 +10,18 @@ from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
 import msgspec
+from msgspec.structs import astuple
 
 from orchd.interfaces import TaskStatus
 from orchd.tasks import events as e
 from orchd.tasks.failures import ErrorClass
-from orchd.tasks.state import Phase, ReleaseReason, TaskState, WaitingReason
+from orchd.tasks.state import (
+    Phase,
+    ReleaseReason,
+    TaskDraft,
+    TaskState,
+    WaitingReason,
+)
 
 
 class BrokenStream(Exception):
@@ -36,31 +43,59 @@ def evolve(state: TaskState | None, stamped: Stamped) -> TaskState:
     Raises:
         BrokenStream: the first event of the stream is no submission.
     """
+    task_id, version, event, meta = stamped
     if state is None:
-        if not isinstance(stamped.event, e.TaskSubmitted):
-            raise BrokenStream(f"stream of task {stamped.task_id} has no submission")
-        return _submitted(stamped, stamped.event)
-    changes = _CHANGES[type(stamped.event)](state, stamped.event, stamped.meta.at)
-    changed = {"version": stamped.version, "updated_at": stamped.meta.at} | changes
-    return msgspec.structs.replace(state, **changed)
+        draft = _begun(task_id, version, event, meta)
+    else:
+        draft = TaskDraft(*astuple(state))
+        _add(draft, version, event, meta)
+    return TaskState(*astuple(draft))
 
 
 def fold(history: Iterable[Stamped]) -> TaskState | None:
     """Return the state that a whole stream adds up to; None for an empty one."""
-    state: TaskState | None = None
-    for stamped in history:
-        state = evolve(state, stamped)
-    return state
+    draft = fold_draft(history)
+    return None if draft is None else TaskState(*astuple(draft))
 
 
-def _submitted(stamped: Stamped, event: e.TaskSubmitted) -> TaskState:
-    at = stamped.meta.at
+def fold_draft(
+    history: Iterable[tuple[str, int, e.TaskEvent, e.EventMeta]],
+) -> TaskDraft | None:
+    """Do what `fold` does for whoever folds a whole log and needs no state to keep.
+
+    Args:
+        history: what `Stamped` holds of each event.
+
+    Raises:
+        BrokenStream: as `evolve`.
+    """
+    draft: TaskDraft | None = None
+    for task_id, version, event, meta in history:
+        if draft is None:
+            draft = _begun(task_id, version, event, meta)
+        else:
+            _add(draft, version, event, meta)
+    return draft
+
+
+def _add(draft: TaskDraft, version: int, event: e.TaskEvent, meta: e.EventMeta) -> None:
+    _CHANGES[type(event)](draft, event, meta.at)
+    draft.version = version
+    if not isinstance(event, e.TaskLateResultRejected):
+        # To the task nothing happened, so a dead letter does not get younger by it.
+        draft.updated_at = meta.at
+
+
+def _begun(task_id: str, version: int, event: e.TaskEvent, meta: e.EventMeta) -> TaskDraft:
+    if not isinstance(event, e.TaskSubmitted):
+        raise BrokenStream(f"stream of task {task_id} has no submission")
+    at = meta.at
     delayed = event.run_at is not None and event.run_at > at
     description, description_blob = split_body(event.description)
     payload, payload_blob = split_payload(event.payload)
-    return TaskState(
-        id=stamped.task_id,
-        version=stamped.version,
+    return TaskDraft(
+        id=task_id,
+        version=version,
         namespace=event.namespace,
         status=TaskStatus.PENDING,
         phase=Phase.EXECUTE,
@@ -78,7 +113,7 @@ def _submitted(stamped: Stamped, event: e.TaskSubmitted) -> TaskState:
         parent_id=event.parent_id,
         idempotency_key=event.idempotency_key,
         body_hash=event.body_hash,
-        traceparent=stamped.meta.traceparent,
+        traceparent=meta.traceparent,
         max_attempts=event.max_attempts,
         execute_timeout_seconds=event.execute_timeout_seconds,
         verify_timeout_seconds=event.verify_timeout_seconds,
@@ -119,129 +154,115 @@ def _labels_text(labels: dict[str, str]) -> str | None:
     return msgspec.json.encode(labels, order="sorted").decode()
 
 
-Changes = dict[str, Any]
-
-_NOT_WAITING: Changes = {
-    "waiting_reason": None,
-    "waiting_until": None,
-    "waiting_ref": None,
-}
-_NOT_RUNNING: Changes = {
-    "token": None,
-    "worker": None,
-    "alone": False,
-    "started_at": None,
-    "deadline": None,
-    "cancel_requested": False,
-}
-_NO_RESULT: Changes = {
-    "result": None,
-    "result_blob": None,
-    "result_metadata": None,
-    "confidence": None,
-    "passed_verifiers": (),
-}
-_NO_ERROR: Changes = {"error": None, "error_class": None, "fingerprint": None}
+# The fields of one group are set together, so that the first tells whether any is.
 
 
-def _on_started(state: TaskState, event: e.TaskStarted, at: int) -> Changes:
-    return _NOT_WAITING | {
-        "status": TaskStatus.IN_PROGRESS,
-        # A phase that a newer release added reads as the one that loses nothing.
-        "phase": Phase.VERIFY if event.phase == Phase.VERIFY else Phase.EXECUTE,
-        "runs": event.run,
-        "attempts": event.attempt,
-        "token": event.token,
-        "worker": event.worker,
-        "alone": event.alone,
-        "started_at": at,
-        "deadline": event.deadline,
-        "cancel_requested": False,
-    }
+def _stop_waiting(draft: TaskDraft) -> None:
+    if draft.waiting_reason is not None:
+        draft.waiting_reason = draft.waiting_until = draft.waiting_ref = None
 
 
-def _on_executed(state: TaskState, event: e.TaskExecuted, at: int) -> Changes:
-    text, blob = split_body(event.result)
-    return {
-        "phase": Phase.VERIFY,
-        "result": text,
-        "result_blob": blob,
-        "result_metadata": _raw_text(event.result_metadata),
-        "confidence": event.confidence,
-        "passed_verifiers": (),
-        "verify_errors": 0,
-        "deadline": event.deadline,
-    }
+def _stop_running(draft: TaskDraft) -> None:
+    draft.token = draft.worker = draft.started_at = draft.deadline = None
+    draft.alone = draft.cancel_requested = False
 
 
-def _on_verified(state: TaskState, event: e.TaskVerified, at: int) -> Changes:
+def _drop_result(draft: TaskDraft) -> None:
+    draft.result = draft.result_blob = draft.result_metadata = None
+    draft.confidence = None
+    draft.passed_verifiers = ()
+
+
+def _drop_error(draft: TaskDraft) -> None:
+    if draft.error_class is not None:
+        draft.error = draft.error_class = draft.fingerprint = None
+
+
+def _on_submitted(draft: TaskDraft, event: e.TaskSubmitted, at: int) -> None:
+    # A stream has one submission, and that one began the draft.
+    return
+
+
+def _on_started(draft: TaskDraft, event: e.TaskStarted, at: int) -> None:
+    _stop_waiting(draft)
+    draft.status = TaskStatus.IN_PROGRESS
+    # A phase that a newer release added reads as the one that loses nothing.
+    draft.phase = Phase.VERIFY if event.phase == Phase.VERIFY else Phase.EXECUTE
+    draft.runs = event.run
+    draft.attempts = event.attempt
+    draft.token = event.token
+    draft.worker = event.worker
+    draft.alone = event.alone
+    draft.started_at = at
+    draft.deadline = event.deadline
+    draft.cancel_requested = False
+
+
+def _on_executed(draft: TaskDraft, event: e.TaskExecuted, at: int) -> None:
+    draft.phase = Phase.VERIFY
+    draft.result, draft.result_blob = split_body(event.result)
+    draft.result_metadata = _raw_text(event.result_metadata)
+    draft.confidence = event.confidence
+    draft.passed_verifiers = ()
+    draft.verify_errors = 0
+    draft.deadline = event.deadline
+
+
+def _on_verified(draft: TaskDraft, event: e.TaskVerified, at: int) -> None:
     if not event.passed:
-        return {"feedback": event.feedback}
-    return {
-        "passed_verifiers": (*state.passed_verifiers, event.verifier),
-        "verify_errors": 0,
-    }
+        draft.feedback = event.feedback
+        return
+    draft.passed_verifiers = (*draft.passed_verifiers, event.verifier)
+    draft.verify_errors = 0
 
 
-def _on_retried(state: TaskState, event: e.TaskRetried, at: int) -> Changes:
-    delayed = event.run_at > at
-    changes = (
-        _NOT_RUNNING
-        | _NOT_WAITING
-        | _NO_RESULT
-        | {
-            "status": TaskStatus.PENDING,
-            "phase": Phase.EXECUTE,
-            "verify_errors": 0,
-            "run_at": event.run_at,
-            "waiting_reason": WaitingReason.BACKOFF.value if delayed else None,
-            "waiting_until": event.run_at if delayed else None,
-            "error": event.error,
-            "error_class": event.error_class,
-            "fingerprint": event.fingerprint,
-        }
-    )
-    return _with_feedback(changes, event.feedback)
+def _on_retried(draft: TaskDraft, event: e.TaskRetried, at: int) -> None:
+    _stop_running(draft)
+    _stop_waiting(draft)
+    _drop_result(draft)
+    draft.status = TaskStatus.PENDING
+    draft.phase = Phase.EXECUTE
+    draft.verify_errors = 0
+    draft.run_at = event.run_at
+    if event.run_at > at:
+        draft.waiting_reason = WaitingReason.BACKOFF.value
+        draft.waiting_until = event.run_at
+    draft.error = event.error
+    draft.error_class = event.error_class
+    draft.fingerprint = event.fingerprint
+    _keep_feedback(draft, event.feedback)
 
 
-def _with_feedback(changes: Changes, feedback: str | None) -> Changes:
+def _keep_feedback(draft: TaskDraft, feedback: str | None) -> None:
     # Without feedback the last verdict stays: it still tells how to do better.
-    return changes if feedback is None else changes | {"feedback": feedback}
+    if feedback is not None:
+        draft.feedback = feedback
 
 
-def _on_completed(state: TaskState, event: e.TaskCompleted, at: int) -> Changes:
-    changes = (
-        _NOT_RUNNING
-        | _NOT_WAITING
-        | _NO_ERROR
-        | {
-            "status": TaskStatus.COMPLETED,
-            "passed_verifiers": (*state.passed_verifiers, *event.verifiers),
-            "finished_at": at,
-        }
-    )
-    if event.result is None:
-        return changes
-    text, blob = split_body(event.result)
-    return changes | {
-        "result": text,
-        "result_blob": blob,
-        "result_metadata": _raw_text(event.result_metadata),
-        "confidence": event.confidence,
-    }
+def _on_completed(draft: TaskDraft, event: e.TaskCompleted, at: int) -> None:
+    _stop_running(draft)
+    _stop_waiting(draft)
+    _drop_error(draft)
+    draft.status = TaskStatus.COMPLETED
+    draft.passed_verifiers = (*draft.passed_verifiers, *event.verifiers)
+    draft.finished_at = at
+    if event.result is not None:
+        draft.result, draft.result_blob = split_body(event.result)
+        draft.result_metadata = _raw_text(event.result_metadata)
+        draft.confidence = event.confidence
 
 
-def _on_failed(state: TaskState, event: e.TaskFailed, at: int) -> Changes:
-    changes = (_NOT_RUNNING | _NOT_WAITING) | {
-        "status": TaskStatus.FAILED,
-        "error": event.error,
-        "error_class": event.error_class,
-        "fingerprint": event.fingerprint,
-        "finished_at": at,
-    }
+def _on_failed(draft: TaskDraft, event: e.TaskFailed, at: int) -> None:
+    _stop_running(draft)
+    _stop_waiting(draft)
+    draft.status = TaskStatus.FAILED
+    draft.error = event.error
+    draft.error_class = event.error_class
+    draft.fingerprint = event.fingerprint
+    draft.finished_at = at
     if event.error_class == ErrorClass.CRASHED:
-        changes["crashes"] = state.crashes + 1
-    return _with_feedback(changes, event.feedback)
+        draft.crashes += 1
+    _keep_feedback(draft, event.feedback)
 
 
 _WAITING_FOR: dict[str, WaitingReason] = {
@@ -253,88 +274,78 @@ _WAITING_FOR: dict[str, WaitingReason] = {
 }
 
 
-def _on_released(state: TaskState, event: e.TaskReleased, at: int) -> Changes:
-    changes = _NOT_RUNNING | _waiting_after(event, at) | {"status": TaskStatus.PENDING}
-    if state.phase is Phase.EXECUTE and state.status is TaskStatus.IN_PROGRESS:
+def _on_released(draft: TaskDraft, event: e.TaskReleased, at: int) -> None:
+    if draft.phase is Phase.EXECUTE and draft.status is TaskStatus.IN_PROGRESS:
         # The executor's result was not recorded, so the attempt was not used up.
-        changes["attempts"] = max(0, state.attempts - 1)
+        draft.attempts = max(0, draft.attempts - 1)
+    _stop_running(draft)
+    _wait_after(draft, event, at)
+    draft.status = TaskStatus.PENDING
     if event.crashed:
-        changes["crashes"] = state.crashes + 1
+        draft.crashes += 1
     if event.reason == ReleaseReason.LATER:
-        changes["deferrals"] = state.deferrals + 1
+        draft.deferrals += 1
     if event.reason == ReleaseReason.VERIFIER_ERROR:
-        changes["verify_errors"] = state.verify_errors + 1
+        draft.verify_errors += 1
     if event.error_class is not None:
-        changes |= {
-            "error_class": event.error_class,
-            "error": event.error,
-            "fingerprint": None,
-        }
-    return changes
+        draft.error_class = event.error_class
+        draft.error = event.error
+        draft.fingerprint = None
 
 
-def _waiting_after(event: e.TaskReleased, at: int) -> Changes:
-    if event.until is None or event.until <= at:
-        return _NOT_WAITING
-    # A reason that a newer release added still says until when.
-    reason = _WAITING_FOR.get(event.reason, WaitingReason.TIME)
-    return {
-        "waiting_reason": reason.value,
-        "waiting_until": event.until,
-        "waiting_ref": event.ref,
-    }
+def _wait_after(draft: TaskDraft, event: e.TaskReleased, at: int) -> None:
+    _stop_waiting(draft)
+    if event.until is not None and event.until > at:
+        # A reason that a newer release added still says until when.
+        reason = _WAITING_FOR.get(event.reason, WaitingReason.TIME)
+        draft.waiting_reason = reason.value
+        draft.waiting_until = event.until
+        draft.waiting_ref = event.ref
 
 
-def _on_cancel_requested(
-    state: TaskState, event: e.TaskCancelRequested, at: int
-) -> Changes:
-    return {"cancel_requested": True}
+def _on_cancel_requested(draft: TaskDraft, event: e.TaskCancelRequested, at: int) -> None:
+    draft.cancel_requested = True
 
 
-def _on_cancelled(state: TaskState, event: e.TaskCancelled, at: int) -> Changes:
-    return (
-        _NOT_RUNNING
-        | _NOT_WAITING
-        | {
-            "status": TaskStatus.CANCELLED,
-            "finished_at": at,
-        }
-    )
+def _on_cancelled(draft: TaskDraft, event: e.TaskCancelled, at: int) -> None:
+    _stop_running(draft)
+    _stop_waiting(draft)
+    draft.status = TaskStatus.CANCELLED
+    draft.finished_at = at
 
 
-def _on_requeued(state: TaskState, event: e.TaskRequeued, at: int) -> Changes:
-    kept: Changes = {} if event.verify_only else _NO_RESULT
-    return (
-        _NOT_RUNNING
-        | _NOT_WAITING
-        | _NO_ERROR
-        | kept
-        | {
-            "status": TaskStatus.PENDING,
-            "phase": Phase.VERIFY if event.verify_only else Phase.EXECUTE,
-            "round": event.round,
-            "attempts": 0,
-            "crashes": 0,
-            "deferrals": 0,
-            "verify_errors": 0,
-            "passed_verifiers": (),
-            "run_at": at,
-            "finished_at": None,
-        }
-    )
+def _on_requeued(draft: TaskDraft, event: e.TaskRequeued, at: int) -> None:
+    _stop_running(draft)
+    _stop_waiting(draft)
+    _drop_error(draft)
+    if not event.verify_only:
+        _drop_result(draft)
+    draft.status = TaskStatus.PENDING
+    draft.phase = Phase.VERIFY if event.verify_only else Phase.EXECUTE
+    draft.round = event.round
+    draft.attempts = draft.crashes = draft.deferrals = draft.verify_errors = 0
+    draft.passed_verifiers = ()
+    draft.run_at = at
+    draft.finished_at = None
 
 
-def _on_discarded(state: TaskState, event: e.TaskDiscarded, at: int) -> Changes:
-    return {"status": TaskStatus.DISCARDED, "finished_at": at}
+def _on_discarded(draft: TaskDraft, event: e.TaskDiscarded, at: int) -> None:
+    draft.status = TaskStatus.DISCARDED
+    draft.finished_at = at
 
 
-def _on_late_result(state: TaskState, event: e.TaskLateResultRejected, at: int) -> Changes:
-    # To the task nothing happened, so a dead letter does not get younger by it.
-    return {"updated_at": state.updated_at}
+def _on_late_result(draft: TaskDraft, event: e.TaskLateResultRejected, at: int) -> None:
+    # Only the log keeps what a run reported too late.
+    return
 
 
-_CHANGES: dict[type[Any], Callable[[TaskState, Any, int], Changes]] = {
-    e.TaskSubmitted: lambda state, event, at: {},
+def _on_erased(draft: TaskDraft, event: e.TaskErased, at: int) -> None:
+    # The events that held the bodies hold them no more, so there is nothing to take away.
+    return
+
+
+_CHANGES: dict[type[Any], Callable[[TaskDraft, Any, int], None]] = {
+    e.TaskSubmitted: _on_submitted,
     e.TaskStarted: _on_started,
     e.TaskExecuted: _on_executed,
     e.TaskVerified: _on_verified,
@@ -347,4 +358,5 @@ _CHANGES: dict[type[Any], Callable[[TaskState, Any, int], Changes]] = {
     e.TaskRequeued: _on_requeued,
     e.TaskDiscarded: _on_discarded,
     e.TaskLateResultRejected: _on_late_result,
+    e.TaskErased: _on_erased,
 }

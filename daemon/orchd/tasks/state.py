@@ -53,11 +53,12 @@ class ReleaseReason(StrEnum):
     EXECUTOR_MISSING = "executor_missing"
 
 
-class TaskState(msgspec.Struct, frozen=True, kw_only=True):
-    """Everything known of a task. Field names are the column names of `tasks`.
+class TaskDraft(msgspec.Struct):
+    """Everything known of a task, while its events are being added up.
 
-    Instants are microseconds since the epoch, UTC. A body (`description`, `payload`,
-    `result`) is either inline text or, in the field with `_blob`, the hash of a blob.
+    Field names are the column names of `tasks`. Instants are microseconds since the epoch,
+    UTC. A body (`description`, `payload`, `result`) is either inline text or, in the field
+    with `_blob`, the hash of a blob.
     """
 
     id: str
@@ -121,6 +122,10 @@ class TaskState(msgspec.Struct, frozen=True, kw_only=True):
     def has_result(self) -> bool:
         """Whether a result is recorded, judged or not."""
         return self.result is not None or self.result_blob is not None
+
+
+class TaskState(TaskDraft, frozen=True):  # type: ignore[misc]  # the mixture is meant
+    """Everything known of a task after an event: the fields of `TaskDraft`, for good."""
 
 
 IMMUTABLE_FIELDS = frozenset(

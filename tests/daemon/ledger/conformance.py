@@ -507,6 +507,22 @@ class LedgerConformance:
         await ledger.retire_worker(hand.worker)
         assert await ledger.workers() == []
 
+    async def test_a_worker_says_anew_what_it_can_do(self, hand: Hand) -> None:
+        assert await hand.ledger.advertise_worker(hand.worker, ("more", "work"), ())
+        [view] = await hand.ledger.workers()
+        assert (view.executors, view.verifiers) == (("more", "work"), ())
+
+    async def test_a_fenced_worker_does_not_come_back_by_what_it_says(
+        self, hand: Hand
+    ) -> None:
+        """Neither while its row is there, nor when it is gone."""
+        ledger = hand.ledger
+        assert await ledger.fence_worker(hand.worker, only_if_expired=False)
+        assert not await ledger.advertise_worker(hand.worker, ("more",), ())
+        await ledger.retire_worker(hand.worker)
+        assert not await ledger.advertise_worker(hand.worker, ("more",), ())
+        assert await ledger.workers() == []
+
     async def test_a_worker_that_holds_a_task_is_not_retired(self, hand: Hand) -> None:
         await hand.submit("a")
         await hand.claim()

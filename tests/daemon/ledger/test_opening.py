@@ -50,6 +50,23 @@ async def test_a_state_is_made_and_found_again(database_url: str) -> None:
     await ledger.close()
 
 
+def test_a_state_that_is_current_is_opened_without_alembic(database_url: str) -> None:
+    """Its import takes longer than everything else that a restart does."""
+    opened(database_url).close_blocking()
+    program = (
+        "import sys\n"
+        "from orchd.ledger.opening import open_ledger\n"
+        "from orchd.system import RealSystem\n"
+        "open_ledger(sys.argv[1], system=RealSystem(), access='write', create=True,"
+        " migrate=True).close_blocking()\n"
+        "assert 'alembic' not in sys.modules\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program, database_url], capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+
+
 def test_without_create_there_must_be_a_state(database_url: str) -> None:
     with pytest.raises(StateMissing):
         opened(database_url, create=False)

@@ -14,10 +14,10 @@ def test_the_documented_diagram_is_the_one_that_the_machine_draws() -> None:
     assert shown == diagram(), "print it with `python -m orchd.tasks.diagram`"
 
 
-def test_the_diagram_shows_every_event_but_rejected_late_results() -> None:
+def test_the_diagram_shows_every_event_that_moves_a_task() -> None:
     shown = diagram().replace(",", " ").split()
     missing = {name for name in EVENT_TYPES if name.removeprefix("task.") not in shown}
-    assert missing == {"task.late_result_rejected"}
+    assert missing == {"task.late_result_rejected", "task.erased"}
 
 
 def test_no_arrow_leads_out_of_a_completed_or_cancelled_task() -> None:

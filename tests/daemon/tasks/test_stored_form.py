@@ -37,6 +37,7 @@ REQUIRED = {
     "task.requeued": '{"round":2}',
     "task.discarded": "{}",
     "task.late_result_rejected": '{"report":"Complete","run":1,"token":2}',
+    "task.erased": "{}",
 }
 """The least that each event of format v1 holds. A new field must not be required."""
 

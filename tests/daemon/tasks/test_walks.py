@@ -266,6 +266,7 @@ ANY_EVENT = st.one_of(
     st.builds(e.TaskCancelled),
     st.builds(e.TaskRequeued, round=COUNTS, verify_only=st.booleans()),
     st.builds(e.TaskDiscarded),
+    st.builds(e.TaskErased),
     st.builds(e.TaskLateResultRejected, token=COUNTS, run=COUNTS, report=TEXTS),
 )
 

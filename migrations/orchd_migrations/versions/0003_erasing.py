@@ -1,0 +1,21 @@
+"""The data of events can be erased, and the chain still be verified.
+
+Only adds: releases before it go on beside newer ones, and erase nothing.
+"""
+
+from __future__ import annotations
+
+from alembic import op
+
+from orchd_migrations.scripts import execute, script
+
+revision = "0003"
+down_revision = "0002"
+branch_labels = None
+depends_on = None
+
+
+def upgrade() -> None:
+    """Apply the migration."""
+    connection = op.get_bind()
+    execute(connection, script("0003_erasing", connection.dialect.name))
