@@ -14,15 +14,27 @@ import asyncio
 import os
 import random
 import secrets
+import signal
 import socket
 import subprocess
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import IO, Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 MICROSECONDS_PER_SECOND = 1_000_000
+
+
+class ProcessIdentity(NamedTuple):
+    """What names one process among all of one boot of one machine."""
+
+    host: str
+    boot_id: str
+    """The kernel's id of the boot; empty where there is none."""
+    pid: int
+    start: int | None
+    """Start time in clock ticks since boot, see `process_start`."""
 
 
 class System(Protocol):
@@ -48,30 +60,20 @@ class System(Protocol):
         """Return an unguessable URL-safe text made from `size_bytes` of entropy."""
         ...
 
+    def identity(self) -> ProcessIdentity:
+        """Return what names this process."""
+        ...
+
+    def process_start(self, pid: int) -> int | None:
+        """Return when a process of this machine started, or None when it is gone."""
+        ...
+
     async def sleep(self, seconds: float) -> None:
         """Suspend the calling coroutine for `seconds`."""
         ...
 
     def block(self, seconds: float) -> None:
         """Block the calling thread for `seconds`."""
-        ...
-
-    async def spawn(
-        self,
-        argv: Sequence[str],
-        *,
-        env: Mapping[str, str],
-        cwd: str | None = None,
-        stdin: int | IO[Any] | None = subprocess.DEVNULL,
-        stdout: int | IO[Any] | None = subprocess.DEVNULL,
-        stderr: int | IO[Any] | None = subprocess.DEVNULL,
-        pass_fds: Sequence[int] = (),
-    ) -> asyncio.subprocess.Process:
-        """Start a child process in a session of its own and return its handle.
-
-        Raises:
-            OSError: the program cannot be started.
-        """
         ...
 
 
@@ -97,38 +99,118 @@ class RealSystem:
     def token(self, size_bytes: int = 32) -> str:
         return secrets.token_urlsafe(size_bytes)
 
+    def identity(self) -> ProcessIdentity:
+        pid = own_pid()
+        return ProcessIdentity(host_name(), boot_id(), pid, process_start(pid))
+
+    def process_start(self, pid: int) -> int | None:
+        return process_start(pid)
+
     async def sleep(self, seconds: float) -> None:
         await asyncio.sleep(seconds)
 
     def block(self, seconds: float) -> None:
         time.sleep(seconds)
 
-    async def spawn(
-        self,
-        argv: Sequence[str],
-        *,
-        env: Mapping[str, str],
-        cwd: str | None = None,
-        stdin: int | IO[Any] | None = subprocess.DEVNULL,
-        stdout: int | IO[Any] | None = subprocess.DEVNULL,
-        stderr: int | IO[Any] | None = subprocess.DEVNULL,
-        pass_fds: Sequence[int] = (),
-    ) -> asyncio.subprocess.Process:
-        return await asyncio.create_subprocess_exec(
-            *argv,
-            env=dict(env),
-            cwd=cwd,
-            stdin=stdin,
-            stdout=stdout,
-            stderr=stderr,
-            pass_fds=tuple(pass_fds),
-            start_new_session=True,
-        )
+
+Program = subprocess.Popen[bytes]
 
 
-PIPE = subprocess.PIPE
-DEVNULL = subprocess.DEVNULL
-STDOUT = subprocess.STDOUT
+class Channel(Protocol):
+    """One end of a connection between two processes; objects travel whole.
+
+    Both methods raise `EOFError` or `ConnectionError` when the other end is gone.
+    """
+
+    def send(self, message: Any, /) -> None: ...
+
+    def recv(self) -> Any: ...
+
+    def close(self) -> None: ...
+
+
+class Helper:
+    """A copy of this process that works for it; see `fork_helper`.
+
+    Attributes:
+        connection: leads to the helper.
+    """
+
+    def __init__(self, process: Any, connection: Channel) -> None:
+        self._process = process
+        self.connection = connection
+
+    def end(self) -> None:
+        """End the helper, whatever it does."""
+        self.connection.close()
+        self._process.kill()
+        self._process.join()
+
+
+def fork_helper(work: Callable[[Channel], None]) -> Helper | None:
+    """Let a copy of this process do `work`; None when it cannot safely be copied.
+
+    Locks that other threads hold would stay locked in the copy for ever, so a process
+    with several threads has no helpers. The copy ends when `work` does, and should end
+    when its connection does. Whoever forks has no database open: a copy of a connection
+    would belong to both.
+    """
+    if threading.active_count() > 1:
+        return None
+    import multiprocessing
+
+    context = multiprocessing.get_context("fork")
+    ours, theirs = context.Pipe()
+
+    def begin() -> None:
+        ours.close()
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        work(theirs)
+
+    process = context.Process(target=begin, daemon=True)
+    process.start()
+    theirs.close()
+    return Helper(process, ours)
+
+
+def wait_for_helpers(helpers: Sequence[Helper]) -> list[Helper]:
+    """Block until some of the helpers have something to say, or are gone; return them."""
+    from multiprocessing.connection import wait
+
+    ends: list[Any] = [helper.connection for helper in helpers]
+    talking = wait(ends)
+    return [helper for helper in helpers if helper.connection in talking]
+
+
+def usable_cores() -> int:
+    """Return on how many cores this process may run."""
+    return len(os.sched_getaffinity(0))
+
+
+def start_program(
+    argv: Sequence[str], *, env: Mapping[str, str], pass_fds: Sequence[int]
+) -> Program:
+    """Start a program that serves this process, in a session of its own.
+
+    Raises:
+        OSError: it cannot be started.
+    """
+    return subprocess.Popen(
+        argv,
+        env=env,
+        pass_fds=tuple(pass_fds),
+        stdin=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+
+
+def ended_within(program: Program, seconds: float) -> bool:
+    """Block until a program has ended, at most so long; tell whether it has."""
+    try:
+        program.wait(seconds)
+    except subprocess.TimeoutExpired:
+        return False
+    return True
 
 
 class _RisingIds:

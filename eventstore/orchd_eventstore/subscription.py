@@ -44,7 +44,8 @@ async def follow(
                 yield events
             else:
                 with suppress(TimeoutError):
-                    await asyncio.wait_for(hint.wait(), POLL_SECONDS)
+                    async with asyncio.timeout(POLL_SECONDS):
+                        await hint.wait()
 
 
 def require_dense(after: int, events: list[RecordedEvent]) -> None:

@@ -134,8 +134,9 @@ class Harness:
         settings: Settings | None = None,
         observers: Sequence[Observer] = (),
         start: bool = True,
+        system: RealSystem | None = None,
     ) -> Harness:
-        system = RealSystem()
+        system = system or RealSystem()
         ledger = open_ledger(url, system=system, access="write", create=True, migrate=True)
         await ledger.open()
         engine = Engine(

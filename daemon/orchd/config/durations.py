@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import re
 
-DURATION_RULE = "must be a duration such as 250ms, 30s, 5m, 2h, 3d or PT1H30M"
+DURATION_RULE = (
+    "must be a duration such as 250ms, 30s, 5m, 2h, 3d or PT1H30M, of at most 36525d"
+)
 SIZE_RULE = "must be a size such as 512KiB, 32MiB or 1GiB"
 
 DURATION_SECONDS_MAX = 36_525 * 86_400.0

@@ -9,7 +9,7 @@ from orchd.config.durations import parse_duration
 
 INSTANT_RULE = (
     "must be a time such as 2026-11-24T09:30:00Z (with its offset from UTC), "
-    "or relative to now such as +5m or -2h"
+    "or relative to now such as +5m or -2h, by at most 36525d"
 )
 
 _RFC3339 = re.compile(
@@ -17,6 +17,8 @@ _RFC3339 = re.compile(
 )
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
+_FIRST = (datetime.min.replace(tzinfo=UTC) - _EPOCH) // _MICROSECOND
+_LAST = (datetime.max.replace(tzinfo=UTC) - _EPOCH) // _MICROSECOND
 _MICROSECONDS_PER_SECOND = 1_000_000
 
 
@@ -70,7 +72,10 @@ def parse_rfc3339(text: str) -> int:
 
 
 def format_instant(instant: int) -> str:
-    """Return an instant as RFC 3339 in UTC, without trailing zeros."""
-    moment = _EPOCH + timedelta(microseconds=instant)
+    """Return an instant as RFC 3339 in UTC, without trailing zeros.
+
+    RFC 3339 knows the years 1 to 9999; what lies beyond is given as their end.
+    """
+    moment = _EPOCH + timedelta(microseconds=max(_FIRST, min(instant, _LAST)))
     fraction = f".{moment.microsecond:06d}".rstrip("0").rstrip(".")
-    return f"{moment:%Y-%m-%dT%H:%M:%S}{fraction}Z"
+    return f"{moment.year:04}-{moment:%m-%dT%H:%M:%S}{fraction}Z"

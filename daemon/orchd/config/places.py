@@ -129,3 +129,12 @@ def token_file(database: str, environ: Mapping[str, str]) -> Path:
         return state.with_name(f"{state.name}.token")
     default = sqlite_path(default_database(environ))
     return default.with_name(f"{socket_path(database, environ).stem}.token")
+
+
+def replay_record(database: str, environ: Mapping[str, str]) -> Path:
+    """Return where a replay of this state keeps how far it got."""
+    if is_sqlite(database):
+        state = sqlite_path(database)
+        return state.with_name(f"{state.name}.replay")
+    home = _base(environ, "XDG_STATE_HOME", ".local/state")
+    return home / "orchd" / "replays" / f"{state_hash(database)}.json"

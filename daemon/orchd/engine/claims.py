@@ -52,8 +52,8 @@ class Claimer:
         self._alone_running = False
         self._alone_missed_at = -1
         self._probed_at = -1
-        self._probes_missed: set[str] = set()
-        """Executors whose probe found nothing that may run beside others."""
+        self._probes_missed: dict[str, None] = {}
+        """Executors whose probe found nothing that may run beside others, in order."""
         self.hungry = False
         self.enabled = False
         self.wakes = 0
@@ -85,9 +85,9 @@ class Claimer:
             return [self._entry(self._claim(1, alone=True))]
         if occupied <= 0 and self._probes_missed:
             # What is left to probe with must run alone, and nothing else runs now.
-            return [
-                self._entry(self._claim(1, alone=True, probe=self._probes_missed.pop()))
-            ]
+            missed = next(iter(self._probes_missed))
+            del self._probes_missed[missed]
+            return [self._entry(self._claim(1, alone=True, probe=missed))]
         claims = self._probes(free)
         if free > len(claims):
             claims.append(self._claim(free - len(claims)))
@@ -148,7 +148,7 @@ class Claimer:
         if claim.probe is not None and outcome.tasks:
             self._breakers.probe_started(claim.probe)
         elif claim.probe is not None and not claim.alone:
-            self._probes_missed.add(claim.probe)
+            self._probes_missed[claim.probe] = None
         if claim.probe is None:
             # What could not be had alone, for its queue's limit for example, is not asked
             # for again before something has changed.

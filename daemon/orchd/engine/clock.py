@@ -2,8 +2,15 @@
 
 from __future__ import annotations
 
+import logging
+
 from orchd.ledger.port import Ledger
 from orchd.system import MICROSECONDS_PER_SECOND, System
+
+logger = logging.getLogger(__name__)
+
+JUMP_SECONDS_MIN = 5.0
+"""A smaller correction is not worth a word."""
 
 
 class LedgerClock:
@@ -35,7 +42,18 @@ class LedgerClock:
         known = self._uncertainty
         contradicted = abs(offset - self._offset) > uncertainty
         if known is None or uncertainty < known or contradicted:
+            if known is not None:
+                _note_jump((offset - self._offset) / MICROSECONDS_PER_SECOND)
             self._offset, self._uncertainty = offset, uncertainty
 
     def _local(self) -> int:
         return round(self._system.monotonic() * MICROSECONDS_PER_SECOND)
+
+
+def _note_jump(seconds: float) -> None:
+    if abs(seconds) >= JUMP_SECONDS_MIN:
+        logger.warning(
+            "the database's clock jumped by %+.1f s; what waits for a time, a backoff or a "
+            "cooldown waits by that clock",
+            seconds,
+        )

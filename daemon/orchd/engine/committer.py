@@ -52,6 +52,7 @@ class Committer:
         self._woken = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
         self._busy = False
+        self._sent_at: float | None = None
         self.unavailable_since: float | None = None
         """Monotonic second since which the ledger has not answered, or None."""
 
@@ -59,6 +60,11 @@ class Committer:
     def idle(self) -> bool:
         """Whether nothing is on its way."""
         return not self._pending and not self._busy
+
+    @property
+    def waiting_seconds(self) -> float:
+        """For how long the commit on its way has had no answer; 0 when there is none."""
+        return 0.0 if self._sent_at is None else self._system.monotonic() - self._sent_at
 
     def set_claim_source(self, claims: ClaimSource) -> None:
         """Ask `claims` for claims whenever a batch is gathered."""
@@ -96,11 +102,11 @@ class Committer:
             self._woken.clear()
             batch = self._gather()
             if batch:
-                self._busy = True
+                self._busy, self._sent_at = True, self._system.monotonic()
                 try:
                     await self._commit(batch)
                 finally:
-                    self._busy = False
+                    self._busy, self._sent_at = False, None
 
     async def _let_runs_report(self) -> None:
         # Runs that were started by one commit tend to end in the same few turns of the

@@ -23,8 +23,8 @@ from orchd.tasks.state import Phase, ReleaseReason
 from orchd.verifiers.port import Broken, Passed, Rejected
 
 TRACEBACK_LINES = 8
-INSTANT_MAX = 2**62
-"""An instant far beyond any calendar; keeps sums within 64 bits."""
+INSTANT_MAX = 253_402_300_799_000_000
+"""The last second of the year 9999; what is put off for longer is put off until then."""
 
 
 def microseconds(seconds: float) -> int:
@@ -125,7 +125,7 @@ def deferred(
         token=run.token,
         run=run.context.run,
         reason=ReleaseReason.LATER,
-        until=min(until, INSTANT_MAX),
+        until=max(0, min(until, INSTANT_MAX)),
         ref=error_text(answer.reason) or None,
         max_deferrals=max_deferrals,
     )

@@ -7,16 +7,16 @@ import logging
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 
-from orchd import system as machine
 from orchd.config.settings import Settings
 from orchd.engine.breakers import BreakerWatch
 from orchd.engine.claims import Claimer
 from orchd.engine.clock import LedgerClock
 from orchd.engine.committer import Committer
+from orchd.engine.deadlines import Deadlines
 from orchd.engine.lease import LeaseKeeper
 from orchd.engine.news import Newsroom
 from orchd.engine.observer import Observer, TaskNews
-from orchd.engine.recovery import Recovery
+from orchd.engine.recovery import LOOKS_PER_LEASE, Recovery
 from orchd.engine.run import Run, Stop
 from orchd.engine.runner import Runner
 from orchd.engine.watch import LedgerWatch
@@ -32,6 +32,7 @@ from orchd.ledger.port import (
 )
 from orchd.system import System
 from orchd.tasks.events import TaskCancelRequested
+from orchd.tasks.state import Phase
 from orchd.verifiers.port import VerifierPort
 
 logger = logging.getLogger(__name__)
@@ -76,6 +77,7 @@ class Engine:
         self.settings = settings
         self.system = system
         self.clock = LedgerClock(ledger, system)
+        self.deadlines = Deadlines(system)
         self.newsroom = Newsroom((_Listener(self), *observers))
         self._executors = dict(executors)
         self._verifiers = dict(verifiers)
@@ -91,7 +93,7 @@ class Engine:
             lease_seconds=settings.worker.lease_seconds,
             on_fenced=self._on_fenced,
             on_expired=self._on_lease_expired,
-            on_registered=self.wake,
+            on_regained=self.wake,
         )
         self.breakers = BreakerWatch(
             ledger=ledger,
@@ -106,9 +108,9 @@ class Engine:
             breakers=self.breakers,
             worker_id=lambda: self.worker_id,
             running=lambda: len(self._runs),
-            capabilities=lambda: (tuple(self._executors), tuple(self._verifiers)),
+            capabilities=self._capabilities,
             received=self._begin,
-            settled=self._quiet.set,
+            settled=self._claim_settled,
             on_start=on_start,
             gate=gate,
         )
@@ -119,7 +121,7 @@ class Engine:
             system=system,
             clock=self.clock,
             lease=self.lease,
-            interval_seconds=settings.worker.lease_seconds / 4,
+            interval_seconds=settings.worker.lease_seconds / LOOKS_PER_LEASE,
             lease_seconds=settings.worker.lease_seconds,
             offer=self.offer,
             is_running=lambda state: (state.id, state.token or 0) in self._runs,
@@ -128,13 +130,13 @@ class Engine:
         self._watch = LedgerWatch(self, interval_seconds=WATCH_SECONDS)
 
     def _new_worker(self, release: str) -> WorkerView:
-        pid = machine.own_pid()
+        identity = self.system.identity()
         return WorkerView(
             id=self.system.new_id(),
-            host=machine.host_name(),
-            boot_id=machine.boot_id(),
-            pid=pid,
-            process_start=machine.process_start(pid),
+            host=identity.host,
+            boot_id=identity.boot_id,
+            pid=identity.pid,
+            process_start=identity.start,
             executors=tuple(self._executors),
             verifiers=tuple(self._verifiers),
             release=release,
@@ -165,6 +167,11 @@ class Engine:
     def healthy(self) -> bool:
         """Whether the ledger answers and the lease is held."""
         return self.committer.unavailable_since is None and self.lease.is_current
+
+    @property
+    def unanswered_seconds(self) -> float:
+        """For how long the ledger has not answered the commit that is on its way."""
+        return self.committer.waiting_seconds
 
     @property
     def executor_names(self) -> tuple[str, ...]:
@@ -221,6 +228,7 @@ class Engine:
     async def stop(self, timeout_seconds: float = 0.0) -> None:
         """Drain, give the lease back and end everything. Idempotent."""
         await self.drain(timeout_seconds)
+        self.deadlines.close()
         await self._watch.stop()
         await self._recovery.stop()
         await self.lease.stop()
@@ -246,7 +254,8 @@ class Engine:
                 return False
             self._quiet.clear()
             with suppress(TimeoutError):
-                await asyncio.wait_for(self._quiet.wait(), min(left, WATCH_SECONDS))
+                async with asyncio.timeout(min(left, WATCH_SECONDS)):
+                    await self._quiet.wait()
         return True
 
     async def wait_until_idle(self) -> None:
@@ -283,15 +292,18 @@ class Engine:
         Raises:
             LedgerUnavailable: there was no answer within `PATIENCE_SECONDS`. The requests
                 stay queued, so they may still be carried out; repeating them is safe.
+                Where others have waited for so long already, none are queued any more.
         """
+        if self.unanswered_seconds > PATIENCE_SECONDS:
+            raise _no_answer(self.unanswered_seconds)
         futures = [self.offer(request) for request in requests]
         gathered = asyncio.gather(*futures)
         try:
-            return list(await asyncio.wait_for(asyncio.shield(gathered), PATIENCE_SECONDS))
+            async with asyncio.timeout(PATIENCE_SECONDS):
+                return list(await asyncio.shield(gathered))
         except TimeoutError:
             gathered.add_done_callback(_forget)
-            message = f"the database has not answered for {PATIENCE_SECONDS:g} seconds"
-            raise LedgerUnavailable(message) from None
+            raise _no_answer(PATIENCE_SECONDS) from None
 
     def wake(self) -> None:
         """Claim soon: something may be ready."""
@@ -326,12 +338,31 @@ class Engine:
 
     # --- runs -------------------------------------------------------------------------
 
+    def _capabilities(self) -> tuple[tuple[str, ...], tuple[str, ...]]:
+        # What must stop when the lease has run out must not start after that either.
+        current = self.lease.is_current
+        executors = [n for n, e in self._executors.items() if current or not e.exclusive]
+        return tuple(executors), tuple(self._verifiers)
+
     def _begin(self, claimed: ClaimedTask) -> None:
         run = Run(claimed, self.newsroom.traceparent(claimed.state))
         self._runs[run.key] = run
         run.task = asyncio.create_task(self._work(run))
         if self._gives_back:
             self.stop_run(run, Stop.DRAIN)
+        elif self._needs_lease(run) and not self.lease.is_current:
+            self.stop_run(run, Stop.LEASE)
+
+    def _needs_lease(self, run: Run) -> bool:
+        executor = self.executor(run.state.executor)
+        executes = run.state.phase is Phase.EXECUTE
+        return executes and executor is not None and executor.exclusive
+
+    def _claim_settled(self) -> None:
+        self._quiet.set()
+        if self._claimer.hungry:
+            # No run has to end, and no request to come, for the next claim to be made.
+            self.committer.wake()
 
     async def _work(self, run: Run) -> None:
         run.started = True
@@ -352,11 +383,18 @@ class Engine:
         """Stop a run, and leave its body behind if it does not let go in time."""
         if run.stop(reason):
             grace = self.settings.worker.kill_grace_seconds + LEFT_BEHIND_SECONDS
-            asyncio.get_running_loop().call_later(grace, self._leave_behind, run, reason)
+            loop = asyncio.get_running_loop()
+            # By the loop's clock, as the grace itself: both stand still while the machine
+            # sleeps, and no body is left behind whose processes are yet to be killed.
+            loop.call_later(grace, self._leave_behind, run, run.stops)
 
-    def _leave_behind(self, run: Run, reason: Stop) -> None:
-        if run.ended or run.stop_reason is not reason or run.key not in self._runs:
+    def _leave_behind(self, run: Run, stop: int) -> None:
+        if run.stops != stop or run.stop_reason is None or run.key not in self._runs:
             return
+        if run.ended or not run.in_body:
+            # The body has let go; the run itself reports what came of it.
+            return
+        reason = run.stop_reason
         logger.error("task %s does not react to being stopped (%s)", run.state.id, reason)
         task = asyncio.create_task(self._runner.leave_behind(run))
         task.add_done_callback(lambda done: self._finish(run))
@@ -373,8 +411,7 @@ class Engine:
 
     def _on_lease_expired(self) -> None:
         for run in self.runs():
-            executor = self.executor(run.state.executor)
-            if executor is not None and executor.exclusive:
+            if self._needs_lease(run):
                 self.stop_run(run, Stop.LEASE)
 
 
@@ -391,6 +428,10 @@ class _Listener(Observer):
             self._engine.wake()
         if any(isinstance(event, TaskCancelRequested) for event in news.events):
             self._engine.stop_task(news.after.id)
+
+
+def _no_answer(seconds: float) -> LedgerUnavailable:
+    return LedgerUnavailable(f"the database has not answered for {seconds:.0f} seconds")
 
 
 def _forget(future: asyncio.Future[list[Outcome]]) -> None:

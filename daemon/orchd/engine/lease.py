@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Callable
 
@@ -9,7 +10,7 @@ import msgspec
 
 from orchd.engine.clock import LedgerClock
 from orchd.engine.service import Service
-from orchd.ledger.port import Ledger, LedgerUnavailable, WorkerView
+from orchd.ledger.port import Ledger, WorkerView
 from orchd.system import MICROSECONDS_PER_SECOND, System
 
 logger = logging.getLogger(__name__)
@@ -23,7 +24,7 @@ class LeaseKeeper(Service):
     Losing the database fences nobody: the runs go on and their results are offered with
     their own tokens. `on_expired` is called when the lease has run out by this machine's
     clock, `on_fenced` when the database says that the worker was declared dead, and
-    `on_registered` when it may claim again after that.
+    `on_regained` when it may claim again after that.
     """
 
     name = "lease"
@@ -38,7 +39,7 @@ class LeaseKeeper(Service):
         lease_seconds: float,
         on_fenced: Callable[[str], None],
         on_expired: Callable[[], None],
-        on_registered: Callable[[], None],
+        on_regained: Callable[[], None],
     ) -> None:
         super().__init__(system, lease_seconds / RENEWALS_PER_LEASE)
         self._ledger = ledger
@@ -46,9 +47,10 @@ class LeaseKeeper(Service):
         self._lease_seconds = lease_seconds
         self._on_fenced = on_fenced
         self._on_expired = on_expired
-        self._on_registered = on_registered
+        self._on_regained = on_regained
         self._renewed = system.monotonic()
         self._held_since = self._renewed
+        self._alarm: asyncio.TimerHandle | None = None
         self.worker = worker
 
     @property
@@ -68,8 +70,15 @@ class LeaseKeeper(Service):
             LedgerUnavailable: the row could not be written.
         """
         await self._clock.synchronise()
+        asked = self._system.monotonic()
         await self._ledger.register_worker(self._dated(self.worker), self._lease_seconds)
-        self._renewed = self._held_since = self._system.monotonic()
+        self._held_since = asked
+        self._note_renewed(asked)
+
+    async def stop(self) -> None:
+        """Stop renewing; idempotent."""
+        await super().stop()
+        self._drop_alarm()
 
     async def advertise(
         self, executors: tuple[str, ...], verifiers: tuple[str, ...]
@@ -78,24 +87,50 @@ class LeaseKeeper(Service):
         self.worker = msgspec.structs.replace(
             self.worker, executors=executors, verifiers=verifiers
         )
-        await self._ledger.register_worker(self.worker, self._lease_seconds)
+        # Never a registration: the row of a worker that was fenced may be gone already,
+        # and must not come back as one that may claim.
+        await self._ledger.advertise_worker(self.worker.id, executors, verifiers)
 
     async def tick(self) -> None:
         """Renew the lease."""
+        if not self.is_current:
+            self._expired()
         asked = self._system.monotonic()
-        try:
-            renewed = await self._ledger.renew_worker(self.worker.id, self._lease_seconds)
-        except LedgerUnavailable:
-            if not self.is_current:
-                self._held_since = self._system.monotonic()
-                self._on_expired()
-            raise
-        if renewed:
-            # Counted from before the question: the database may have answered late.
-            self._renewed = asked
-            await self._clock.synchronise()
-        else:
+        if not await self._ledger.renew_worker(self.worker.id, self._lease_seconds):
             await self._start_over()
+            return
+        regained = not self.is_current
+        # Counted from before the question: the database may have answered late.
+        self._note_renewed(asked)
+        if regained:
+            self._held_since = asked
+            self._on_regained()
+        await self._clock.synchronise()
+
+    def _note_renewed(self, asked: float) -> None:
+        self._renewed = asked
+        self._set_alarm()
+
+    def _set_alarm(self) -> None:
+        # A renewal may hang for longer than the lease, so the end of the lease is not
+        # left to be found by the next one.
+        self._drop_alarm()
+        left = self._renewed + self._lease_seconds - self._system.monotonic()
+        loop = asyncio.get_running_loop()
+        self._alarm = loop.call_later(max(0.0, left), self._expired)
+
+    def _drop_alarm(self) -> None:
+        alarm, self._alarm = self._alarm, None
+        if alarm is not None:
+            alarm.cancel()
+
+    def _expired(self) -> None:
+        self._drop_alarm()
+        if self.is_current:
+            self._set_alarm()
+        else:
+            self._held_since = self._system.monotonic()
+            self._on_expired()
 
     async def _start_over(self) -> None:
         lost = self.worker.id
@@ -103,7 +138,7 @@ class LeaseKeeper(Service):
         self._on_fenced(lost)
         self.worker = msgspec.structs.replace(self.worker, id=self._system.new_id())
         await self.register()
-        self._on_registered()
+        self._on_regained()
 
     def _dated(self, worker: WorkerView) -> WorkerView:
         now = self._clock.now()

@@ -6,7 +6,6 @@ import asyncio
 import logging
 from collections.abc import Callable, Sequence
 
-from orchd import system as machine
 from orchd.engine.clock import LedgerClock
 from orchd.engine.lease import LeaseKeeper
 from orchd.engine.service import Service
@@ -18,15 +17,24 @@ from orchd.tasks.state import TaskState
 logger = logging.getLogger(__name__)
 
 BATCH_TASKS_MAX = 200
+LOOKS_PER_LEASE = 4
+SILENT_LOOKS = 3
+"""So many looks, half a lease at least, must have found no renewal by a worker whose lease
+has run out by the database's clock. A living worker renews in between, also when that
+clock has just jumped, or when all machines have slept."""
+VERY_SILENT_LOOKS = 7
+"""After so many, one lease and a half, the worker is dead whatever that clock says: it may
+have been turned back."""
 
 
 class Recovery(Service):
     """Looks for workers that are dead; any daemon does it for all of them.
 
     A worker is dead when nobody else can write to the ledger, when it ran on this machine
-    since the last boot and its process is gone, or when its lease has run out and this
-    worker has itself held a lease for as long. It is fenced first, so that it cannot
-    claim any more; then its tasks are released in batches; then its row is removed.
+    since the last boot and its process is gone, or when its lease has run out, some looks
+    in a row found no sign of it, and this worker has itself held a lease for as long. It
+    is fenced first, so that it cannot claim any more; then its tasks are released in
+    batches; then its row is removed.
 
     It also looks for tasks that this worker holds without running them: an error that
     nobody foresaw, between a claim or an end and its commit, must not strand a task.
@@ -55,13 +63,17 @@ class Recovery(Service):
         self._offer = offer
         self._is_running = is_running
         self._is_claiming = is_claiming
+        self._signs: dict[str, tuple[int, int]] = {}
+        """Worker -> its last renewal, and how many looks in a row have found that one."""
         self._suspects: frozenset[tuple[str, int | None]] = frozenset()
         """Tasks and tokens that the last look found held here and not running."""
-        self._host, self._boot = machine.host_name(), machine.boot_id()
+        self._identity = system.identity()
 
     async def tick(self) -> None:
         """Recover from every worker that is dead."""
-        for worker in await self._ledger.workers():
+        workers = await self._ledger.workers()
+        self._count_looks(workers)
+        for worker in workers:
             if worker.id != self._lease.worker.id and await self._is_fenced(worker):
                 await self._release_all(worker)
         await self._release_lost_runs()
@@ -83,18 +95,29 @@ class Recovery(Service):
             return True
         if self._is_known_dead(worker):
             return await self._ledger.fence_worker(worker.id, only_if_expired=False)
-        if worker.expires_at > self._clock.now():
+        expired = worker.expires_at <= self._clock.now()
+        looks = self._signs[worker.id][1]
+        if looks < (SILENT_LOOKS if expired else VERY_SILENT_LOOKS):
             return False
         if self._lease.held_seconds < self._lease_seconds:
             return False
-        return await self._ledger.fence_worker(worker.id, only_if_expired=True)
+        return await self._ledger.fence_worker(worker.id, only_if_expired=expired)
+
+    def _count_looks(self, workers: Sequence[WorkerView]) -> None:
+        # Looks, not seconds: none is counted while this machine sleeps.
+        before, self._signs = self._signs, {}
+        for worker in workers:
+            renewed_at, looks = before.get(worker.id, (worker.renewed_at, 0))
+            looks = looks + 1 if renewed_at == worker.renewed_at else 1
+            self._signs[worker.id] = (worker.renewed_at, looks)
 
     def _is_known_dead(self, worker: WorkerView) -> bool:
         if self._ledger.sole_writer:
             return True
-        if (worker.host, worker.boot_id) != (self._host, self._boot) or not self._boot:
+        here = (self._identity.host, self._identity.boot_id)
+        if (worker.host, worker.boot_id) != here or not worker.boot_id:
             return False
-        started = machine.process_start(worker.pid)
+        started = self._system.process_start(worker.pid)
         return worker.process_start is not None and started != worker.process_start
 
     async def _release_all(self, worker: WorkerView) -> None:

@@ -42,9 +42,11 @@ class Run:
         "claimed",
         "context",
         "ended",
+        "in_body",
         "started",
         "state",
         "stop_reason",
+        "stops",
         "task",
         "verifier",
     )
@@ -54,6 +56,11 @@ class Run:
         self.state: TaskState = claimed.state
         self.context = context_of(claimed, traceparent)
         self.stop_reason: Stop | None = None
+        self.stops = 0
+        """How often it was told to stop: a time limit may end one phase of it after the
+        other."""
+        self.in_body = False
+        """Whether it is in an executor's or a verifier's hands, who may not let go."""
         self.task: asyncio.Task[None] | None = None
         self.started = False
         """Whether the coroutine has begun; one that has not looks for the reason itself,
@@ -77,6 +84,7 @@ class Run:
         if self.ended or self.stop_reason is not None or self.task is None:
             return False
         self.stop_reason = reason
+        self.stops += 1
         if self.started:
             self.task.cancel()
         return True

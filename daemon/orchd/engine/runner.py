@@ -11,6 +11,7 @@ from orchd.config.settings import RetrySettings, Settings
 from orchd.engine import endings
 from orchd.engine.breakers import BreakerWatch
 from orchd.engine.clock import LedgerClock
+from orchd.engine.deadlines import Deadline, Deadlines
 from orchd.engine.news import Newsroom
 from orchd.engine.observer import PhaseTiming
 from orchd.engine.run import RanOutOfTime, Run, Stop, Stopped, is_verification
@@ -34,8 +35,6 @@ logger = logging.getLogger(__name__)
 
 MISSING_SECONDS = 30.0
 """How long a task rests that was claimed for an executor or verifier not found here."""
-TIMER_SECONDS_MAX = 30 * 86_400.0
-"""Longest timer set in one step; an event loop cannot count arbitrarily far."""
 
 
 class Workshop(Protocol):
@@ -46,6 +45,7 @@ class Workshop(Protocol):
     clock: LedgerClock
     newsroom: Newsroom
     breakers: BreakerWatch
+    deadlines: Deadlines
 
     @property
     def worker_id(self) -> str: ...
@@ -164,9 +164,12 @@ class Runner:
     ) -> Any:
         if run.stop_reason is not None:
             raise Stopped
-        timer = self._set_timer(run, timeout_seconds)
+        limit = self._set_limit(run, timeout_seconds)
+        run.in_body = True
         try:
-            return await call()
+            answer = await call()
+            _forget_timeout(run)
+            return answer
         except asyncio.CancelledError as cancelled:
             return self._on_cancelled(run, cancelled, timeout_seconds, on_error)
         except GeneratorExit:
@@ -174,18 +177,20 @@ class Runner:
         except BaseException as error:
             # User code may raise anything at all, SystemExit and KeyboardInterrupt
             # included; none of it may end more than this run.
+            _forget_timeout(run)
             return on_error(error)
         finally:
-            if timer is not None:
-                timer.cancel()
+            run.in_body = False
+            if limit is not None:
+                limit.cancel()
 
-    def _set_timer(
-        self, run: Run, timeout_seconds: float | None
-    ) -> asyncio.TimerHandle | None:
-        if timeout_seconds is None or timeout_seconds > TIMER_SECONDS_MAX:
+    def _set_limit(self, run: Run, timeout_seconds: float | None) -> Deadline | None:
+        if timeout_seconds is None:
             return None
-        loop = asyncio.get_running_loop()
-        return loop.call_later(timeout_seconds, self.workshop.stop_run, run, Stop.TIMEOUT)
+        stop = self.workshop.stop_run
+        return self.workshop.deadlines.after(
+            timeout_seconds, lambda: stop(run, Stop.TIMEOUT)
+        )
 
     def _on_cancelled(
         self,
@@ -277,6 +282,14 @@ class Runner:
             task_id=run.state.id, command=command, origin=origin, known=run.state
         )
         return await _undisturbed(run, self.workshop.offer(request, ends_run=ends_run))
+
+
+def _forget_timeout(run: Run) -> None:
+    # The body answered in spite of its time limit, and its answer counts. What comes after
+    # it must not be taken for stopped.
+    task = asyncio.current_task()
+    if run.take_timeout() and task is not None:
+        task.uncancel()
 
 
 async def _undisturbed(run: Run, future: asyncio.Future[Outcome]) -> Outcome:

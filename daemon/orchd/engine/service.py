@@ -71,10 +71,9 @@ class Service:
                 await self._system.sleep(gap)
 
     async def _rest(self) -> None:
-        sleeper = asyncio.ensure_future(self._system.sleep(self._interval_seconds))
-        waiter = asyncio.ensure_future(self._woken.wait())
+        loop = asyncio.get_running_loop()
+        alarm = loop.call_later(self._interval_seconds, self._woken.set)
         try:
-            await asyncio.wait((sleeper, waiter), return_when=asyncio.FIRST_COMPLETED)
+            await self._woken.wait()
         finally:
-            for future in (sleeper, waiter):
-                future.cancel()
+            alarm.cancel()

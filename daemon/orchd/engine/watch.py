@@ -12,6 +12,9 @@ from orchd.engine.service import Service
 from orchd.ledger.port import Ledger
 from orchd.system import MICROSECONDS_PER_SECOND, System
 
+POLL_SECONDS = 2.0
+"""Longest time between two claims of a worker with free slots. What no hint announces is
+found by it: a task that became ready by another worker's claim, for example."""
 GAP_SECONDS = 0.1
 """A busy process hears of its own commits all the time; it looks this often at most."""
 
@@ -40,7 +43,7 @@ class Watched(Protocol):
 
 class LedgerWatch(Service):
     """Wakes the claimer when the log has grown or a timer is due, finds cancellations of
-    running tasks, and keeps the breakers' positions up to date.
+    running tasks, and keeps the breakers' positions and the ledger's clock up to date.
 
     The ledger's news only bring a tick forward; a lost hint costs one interval.
     """
@@ -53,6 +56,7 @@ class LedgerWatch(Service):
         self._listener: asyncio.Task[None] | None = None
         self._alarm: asyncio.TimerHandle | None = None
         self._position = -1
+        self._polled = self._synchronised = engine.system.monotonic()
 
     def start(self) -> None:
         """Begin to watch."""
@@ -76,20 +80,30 @@ class LedgerWatch(Service):
     async def tick(self) -> None:
         """Look once."""
         engine = self._engine
+        await self._follow_the_clock()
         if await engine.breakers.refresh(engine.executor_names):
             engine.wake()
         position = await engine.ledger.log_position()
-        if position != self._position:
-            self._position = position
+        now = engine.system.monotonic()
+        if position != self._position or now - self._polled >= POLL_SECONDS:
+            self._position, self._polled = position, now
             engine.wake()
         await self._set_alarm()
         if engine.running:
             for task_id in await engine.ledger.cancel_requests(engine.worker_id):
                 engine.stop_task(task_id)
 
+    async def _follow_the_clock(self) -> None:
+        # What is due is due by the database's clock, and that may have jumped.
+        now = self._engine.system.monotonic()
+        if now - self._synchronised >= self._interval_seconds:
+            self._synchronised = now
+            await self._engine.clock.synchronise()
+
     async def _set_alarm(self) -> None:
+        # An earlier alarm stays: another worker, whose clock is ahead of this one's, or who
+        # cannot execute the task, may have made it ready and taken it from the timers.
         due = await self._engine.ledger.next_due()
-        self._drop_alarm()
         if due is not None:
             self.note_due(due)
 

@@ -1,16 +1,14 @@
 """A child process that runs a user's Python code, one task at a time.
 
-Started as `python -m orchd.executors.child DESCRIPTOR JOB`. It answers over the socket
-`DESCRIPTOR` and ends when that is closed. What the code prints goes to stderr.
+Started as `python -m orchd.executors.child JOB`. It answers over the socket that is its
+stdin and ends when that is closed. What the code prints goes to stderr.
 """
 
 from __future__ import annotations
 
 import asyncio
-import ctypes
 import inspect
 import os
-import signal
 import socket
 import sys
 import threading
@@ -33,7 +31,6 @@ from orchd.processes.frames import pack, receive_frame
 from orchd.system import RealSystem
 from orchd.verifiers.verdicts import result_of, verification_answer, verification_error
 
-_PR_SET_PDEATHSIG = 1
 HEARTBEAT_SECONDS = 0.1
 """Heartbeats closer together than this are not worth a message."""
 
@@ -46,8 +43,6 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
     """`execute` or `verify`."""
     arguments: dict[str, Any]
     output_bytes_max: int
-    parent: int
-    """The daemon's process id."""
 
 
 class Worker:
@@ -114,25 +109,20 @@ def _returned(invocation: Invocation, context: RunContext, *arguments: object) -
     return value
 
 
-def _die_with_the_daemon(parent: int) -> None:
-    libc = ctypes.CDLL(None)
-    if hasattr(libc, "prctl"):
-        libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
-    if os.getppid() != parent:
-        # It died before the line above.
-        sys.exit(1)
+def _channel() -> socket.socket:
+    # The code itself gets an empty stdin.
+    channel = socket.socket(fileno=os.dup(0))
+    with open(os.devnull, "rb") as nothing:
+        os.dup2(nothing.fileno(), 0)
+    return channel
 
 
 def main() -> None:
     """Run as a child of the daemon."""
-    descriptor = int(sys.argv[1])
-    job = msgspec.json.decode(sys.argv[2], type=Job)
-    _die_with_the_daemon(job.parent)
-    # The arguments are ours; user code that reads sys.argv must not stumble over them.
+    job = msgspec.json.decode(sys.argv[1], type=Job)
+    # The argument is ours; user code that reads sys.argv must not stumble over it.
     sys.argv[1:] = []
-    os.dup2(2, 1)
-    with socket.socket(fileno=descriptor) as channel:
-        channel.set_inheritable(False)
+    with _channel() as channel:
         try:
             Worker(channel, job).work()
         except (EOFError, ConnectionError):

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 import signal
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from types import MappingProxyType
 
 from orchd.config.settings import ExecutorSettings, WorkerSettings
 from orchd.executors.port import Deferred, ExecutorAnswer, Failure, RunContext, Success
 from orchd.processes.command_run import Command, CommandEnd, CommandRun
-from orchd.processes.directories import make_directory, remove_directory
+from orchd.processes.directories import make_private_directory
 from orchd.processes.environment import clean_environment
 from orchd.processes.marks import run_mark
 from orchd.processes.text import last_lines
@@ -72,34 +70,27 @@ class CommandRunner:
             CannotStart: the program is missing or cannot be executed.
         """
         mark = run_mark(self._mark, context.task_id, context.run, context.token, part)
-        directory = make_directory(mark)
+        texts, variables = _handed_over(context)
         try:
-            command = self._command(context, stdin, mark, directory, files)
-            return await CommandRun(self._system, command).run()
+            directory = await make_private_directory(mark, {**texts, **files})
+            try:
+                own = {**_variables(context), **variables, **directory.files}
+                command = self._command(mark, stdin, own, str(directory.work))
+                return await CommandRun(self._system, command).run()
+            finally:
+                await directory.remove()
         except (OSError, ValueError) as error:
             raise CannotStart(f"cannot start {self._argv[0]}: {error}") from error
-        finally:
-            await asyncio.shield(asyncio.to_thread(remove_directory, directory))
 
     def _command(
-        self,
-        context: RunContext,
-        stdin: str,
-        mark: str,
-        directory: Path,
-        files: Mapping[str, str],
+        self, mark: str, stdin: str, own: Mapping[str, str], directory: str
     ) -> Command:
-        own_files, variables = _handed_over(context)
-        paths = _written(directory, {**own_files, **files})
-        own = {**_variables(context), **variables, **paths}
-        work = directory / "work"
-        work.mkdir()
         return Command(
             argv=self._argv,
             env=clean_environment(
                 os.environ, configured=self._env, pass_names=self._pass_env, own=own
             ),
-            cwd=self._cwd or str(work),
+            cwd=self._cwd or directory,
             stdin=stdin.encode("utf-8", "replace"),
             mark=mark,
             kill_grace_seconds=self._worker.kill_grace_seconds,
@@ -127,15 +118,6 @@ def _variables(context: RunContext) -> dict[str, str]:
     }
     if context.traceparent:
         variables["TRACEPARENT"] = context.traceparent
-    return variables
-
-
-def _written(directory: Path, files: Mapping[str, str]) -> dict[str, str]:
-    variables: dict[str, str] = {}
-    for variable, text in files.items():
-        path = directory / variable.removeprefix("ORCHD_").lower()
-        path.write_bytes(text.encode("utf-8", "replace"))
-        variables[variable] = str(path)
     return variables
 
 

@@ -17,18 +17,17 @@ from orchd.config.settings import WorkerSettings
 from orchd.executors.wire import Answer, answer_of
 from orchd.processes.environment import interpreter_environment
 from orchd.processes.frames import pack, read_frame
-from orchd.processes.marks import inherited_mark, run_mark
-from orchd.processes.reaping import reaper
-from orchd.processes.table import MARK_VARIABLE
-from orchd.processes.tree import ProcessTree
+from orchd.processes.marks import run_mark
+from orchd.processes.supervised import Order, SupervisedProcess
 from orchd.processes.waiting import see_through
-from orchd.system import DEVNULL, System, own_pid, process_start
+from orchd.system import System, process_start
 
 FAREWELL_SECONDS = 0.5
 """How long an idle child may take to end by itself when it is dismissed."""
 LAST_WORDS_SECONDS = 0.2
 """How long an answer may still be on its way after its child has ended."""
 _STDERR = 2
+"""What the code prints must not end up between the daemon's own lines."""
 
 
 class CannotLoadTarget(Exception):
@@ -58,28 +57,23 @@ class Child:
 
     def __init__(
         self,
-        process: asyncio.subprocess.Process,
-        tree: ProcessTree,
+        process: SupervisedProcess,
         streams: tuple[asyncio.StreamReader, asyncio.StreamWriter],
         system: System,
     ) -> None:
         self._process = process
-        self._tree = tree
         self._reader, self._writer = streams
         self._system = system
         self._start = process_start(process.pid)
+        self._spared: frozenset[tuple[int, int]] = frozenset()
         self.asynchronous = False
         self._watch = asyncio.create_task(self._close_after_its_end())
 
     @property
-    def pid(self) -> int:
-        """The child's process id."""
-        return self._process.pid
-
-    @property
     def alive(self) -> bool:
         """Whether the child can be asked."""
-        return self._start is not None and process_start(self.pid) == self._start
+        pid = self._process.pid
+        return self._start is not None and process_start(pid) == self._start
 
     async def become_ready(self) -> None:
         """Wait until the target is loaded.
@@ -92,7 +86,7 @@ class Child:
         if "cannot_load" in message:
             raise CannotLoadTarget(message["cannot_load"])
         self.asynchronous = message["asynchronous"]
-        self._tree.spared = frozenset((m.pid, m.start) for m in self._tree.members())
+        self._spared = self._company()
 
     async def ask(self, request: object, heartbeat: Callable[[], None]) -> Answer:
         """Send a request and return the answer.
@@ -124,10 +118,10 @@ class Child:
 
     async def _cause_of_death(self) -> str:
         try:
-            await asyncio.wait_for(self._process.wait(), FAREWELL_SECONDS)
+            async with asyncio.timeout(FAREWELL_SECONDS):
+                code = await self._process.exit_code()
         except TimeoutError:
             return "its process closed the connection"
-        code = self._process.returncode or 0
         if code >= 0:
             return f"its process ended with exit code {code}"
         with suppress(ValueError):
@@ -136,38 +130,40 @@ class Child:
 
     async def _close_after_its_end(self) -> None:
         # A process that the code forked may hold our connection open for ever.
-        await self._process.wait()
-        reaper.disown(self.pid)
+        await self._process.exit_code()
         await self._system.sleep(LAST_WORDS_SECONDS)
         self._writer.close()
 
     @property
     def has_company(self) -> bool:
         """Whether the code left processes running that were not there before it ran."""
-        return bool(self._tree.members())
+        return bool(self._company() - self._spared)
+
+    def _company(self) -> frozenset[tuple[int, int]]:
+        # Everything below the supervisor but the child: what the child started, and what
+        # its supervisor adopted because it was left alone.
+        below, own = self._process.below(), self._process.pid
+        return frozenset((entry.pid, entry.start) for entry in below if entry.pid != own)
 
     async def dismiss(self, grace_seconds: float) -> None:
         """Let the idle child end by itself, then stop what is left."""
         self._writer.close()
         with suppress(TimeoutError):
-            await asyncio.wait_for(self._process.wait(), FAREWELL_SECONDS)
+            async with asyncio.timeout(FAREWELL_SECONDS):
+                await self._process.exit_code()
         await self.stop(grace_seconds)
 
     async def stop(self, grace_seconds: float) -> None:
         """Stop the child and everything that it started."""
-        self._tree.spared = frozenset()
-        await self._tree.stop(grace_seconds)
+        await self._process.stop(grace_seconds)
         self._watch.cancel()
-        if not self.alive:
-            await self._process.wait()
-            reaper.disown(self.pid)
         self._writer.close()
         with suppress(OSError):
             await self._writer.wait_closed()
 
     def hurry(self) -> None:
         """End the grace of a stop that is under way."""
-        self._tree.hurry()
+        self._process.hurry()
 
 
 class ChildPool:
@@ -203,12 +199,12 @@ class ChildPool:
         try:
             answer = await child.ask(request, heartbeat)
         except BaseException:
-            await self._stop(child)
+            await self._see_to_its_end(child)
             raise
         if child.has_company:
             # What the code started belongs to the run that is over; an object that still
             # relies on it is replaced along with it.
-            await self._stop(child)
+            await self._see_to_its_end(child)
         else:
             self._idle.append(child)
         return answer
@@ -224,67 +220,51 @@ class ChildPool:
             child = self._idle.pop()
             if child.alive:
                 return child
-            await self._stop(child)
+            await self._see_to_its_end(child)
         return await self._start()
 
     async def _start(self) -> Child:
-        # Seen through: broken off, it could leave a process behind.
-        spawning, interruption = await see_through(self._spawn())
-        if interruption is not None and spawning.exception() is not None:
-            raise interruption
-        child = spawning.result()
+        self._started += 1
+        mark = run_mark(self._settings.mark, self._settings.name, self._started, id(self))
+        process = SupervisedProcess(self._system, self._order(mark))
+        ours, theirs = socket.socketpair()
         try:
-            if interruption is not None:
-                raise interruption
+            with theirs:
+                await process.start((theirs.fileno(), _STDERR, _STDERR))
+            child = Child(process, await asyncio.open_connection(sock=ours), self._system)
+        except BaseException:
+            ours.close()
+            await self._see_to_its_end(process)
+            raise
+        try:
             await child.become_ready()
         except BaseException:
-            await self._stop(child)
+            await self._see_to_its_end(child)
             raise
         return child
 
-    async def _stop(self, child: Child) -> None:
-        stopping = child.stop(self._settings.worker.kill_grace_seconds)
-        stopped, interruption = await see_through(stopping, child.hurry)
+    async def _see_to_its_end(self, started: Child | SupervisedProcess) -> None:
+        stopping = started.stop(self._settings.worker.kill_grace_seconds)
+        stopped, interruption = await see_through(stopping, started.hurry)
         stopped.result()
         if interruption is not None:
             raise interruption
 
-    async def _spawn(self) -> Child:
-        self._started += 1
-        mark = run_mark(self._settings.mark, self._settings.name, self._started, id(self))
-        ours, theirs = socket.socketpair()
-        with theirs:
-            try:
-                process = await self._system.spawn(
-                    self._argv(theirs.fileno()),
-                    env=self._environment(mark),
-                    stdin=DEVNULL,
-                    # What the code prints must not end up between the daemon's own lines.
-                    stdout=_STDERR,
-                    stderr=_STDERR,
-                    pass_fds=(theirs.fileno(),),
-                )
-            except BaseException:
-                ours.close()
-                raise
-        reaper.own(process.pid)
-        tree = ProcessTree(self._system, process.pid, mark)
-        streams = await asyncio.open_connection(sock=ours)
-        return Child(process, tree, streams, self._system)
+    def _order(self, mark: str) -> Order:
+        return Order(
+            argv=self._argv(),
+            env=interpreter_environment(os.environ, self._settings.env, {}),
+            cwd=os.getcwd(),
+            mark=mark,
+        )
 
-    def _argv(self, descriptor: int) -> list[str]:
+    def _argv(self) -> list[str]:
         job = {
             "target": self._settings.target,
             "method": self._settings.method,
             "arguments": dict(self._settings.arguments),
             "output_bytes_max": self._settings.worker.max_output_bytes,
-            "parent": own_pid(),
         }
         # -P: modules beside the daemon are found last, not first.
         module = ("-P", "-m", "orchd.executors.child")
-        text = msgspec.json.encode(job).decode()
-        return [sys.executable, *module, str(descriptor), text]
-
-    def _environment(self, mark: str) -> dict[str, str]:
-        own = {MARK_VARIABLE: inherited_mark(mark)}
-        return interpreter_environment(os.environ, self._settings.env, own)
+        return [sys.executable, *module, msgspec.json.encode(job).decode()]

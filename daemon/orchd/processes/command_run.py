@@ -5,25 +5,18 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
-from pathlib import Path
 
 import msgspec
 
-from orchd.processes.marks import inherited_mark
 from orchd.processes.pipes import OutputPipe
-from orchd.processes.reaping import reaper
-from orchd.processes.table import MARK_VARIABLE, read_process
+from orchd.processes.supervised import Order, SupervisedProcess
 from orchd.processes.text import bounded_text
-from orchd.processes.tree import ProcessTree
 from orchd.processes.waiting import see_through
 from orchd.system import System
 
 ERROR_BYTES_MAX = 64 * 1024
 PIPE_PATIENCE_SECONDS = 1.0
 """How long descendants may go on writing after the program itself has ended."""
-OUT_OF_MEMORY_SCORE = 500
-"""Added to a child's score, so that the kernel kills tasks rather than the daemon."""
 
 
 class Command(msgspec.Struct, frozen=True, kw_only=True):
@@ -79,37 +72,26 @@ class CommandRun:
         return CommandEnd(exit_code=exit_code, output=text, errors=errors.kept)
 
     async def _run(self, output: OutputPipe, errors: OutputPipe) -> int:
-        # The start is seen through: broken off, it could leave a program behind.
-        started, interruption = await see_through(self._start(output, errors))
-        if interruption is not None and started.exception() is not None:
-            raise interruption
-        process = started.result()
-        reaper.own(process.pid)
-        tree = ProcessTree(self._system, process.pid, self._command.mark)
+        command = self._command
+        order = Order(
+            argv=command.argv, env=command.env, cwd=command.cwd, mark=command.mark
+        )
+        process = SupervisedProcess(self._system, order)
         try:
-            if interruption is not None:
-                raise interruption
-            _offer_to_out_of_memory_killer(process.pid)
-            exit_code = await process.wait()
-            await self._pipes_ended(output, errors)
+            await self._start(process, output, errors)
+            exit_code = await process.exit_code()
+            if not process.is_gone:
+                await self._pipes_ended(output, errors)
         finally:
-            await self._stop(process, tree)
+            await self._stop(process)
         return exit_code
 
     async def _start(
-        self, output: OutputPipe, errors: OutputPipe
-    ) -> asyncio.subprocess.Process:
-        command = self._command
-        stdin = _file_of(command.stdin)
+        self, process: SupervisedProcess, output: OutputPipe, errors: OutputPipe
+    ) -> None:
+        stdin = _file_of(self._command.stdin)
         try:
-            return await self._system.spawn(
-                command.argv,
-                env={**command.env, MARK_VARIABLE: inherited_mark(command.mark)},
-                cwd=command.cwd,
-                stdin=stdin,
-                stdout=output.writing_end,
-                stderr=errors.writing_end,
-            )
+            await process.start((stdin, output.writing_end, errors.writing_end))
         finally:
             os.close(stdin)
             output.release_writing_end()
@@ -120,21 +102,12 @@ class CommandRun:
         if waiting:
             await asyncio.wait(waiting, timeout=PIPE_PATIENCE_SECONDS)
 
-    async def _stop(self, process: asyncio.subprocess.Process, tree: ProcessTree) -> None:
-        stopping = tree.stop(self._command.kill_grace_seconds)
-        stopped, interruption = await see_through(stopping, tree.hurry)
-        if has_ended(process.pid):
-            await process.wait()
-            reaper.disown(process.pid)
+    async def _stop(self, process: SupervisedProcess) -> None:
+        stopping = process.stop(self._command.kill_grace_seconds)
+        stopped, interruption = await see_through(stopping, process.hurry)
         stopped.result()
         if interruption is not None:
             raise interruption
-
-
-def has_ended(pid: int) -> bool:
-    """Tell whether a child has ended, so that waiting for it takes no time."""
-    entry = read_process(pid)
-    return entry is None or entry.ended
 
 
 def _file_of(data: bytes) -> int:
@@ -145,8 +118,3 @@ def _file_of(data: bytes) -> int:
         file.write(data)
     os.lseek(descriptor, 0, os.SEEK_SET)
     return descriptor
-
-
-def _offer_to_out_of_memory_killer(pid: int) -> None:
-    with suppress(OSError):
-        Path(f"/proc/{pid}/oom_score_adj").write_text(str(OUT_OF_MEMORY_SCORE))

@@ -15,6 +15,7 @@ from orchd.processes.table import MARK_VARIABLE
 from orchd.system import own_pid, process_start
 
 _DIRECTORY_DIGEST_LENGTH = 12
+_FORK_SERVER = "fork-server"
 
 
 def run_mark(prefix: str, *parts: object) -> str:
@@ -26,6 +27,16 @@ def run_mark(prefix: str, *parts: object) -> str:
     """
     tail = "/".join(quote(str(part), safe="") for part in parts)
     return f"{prefix.replace(' ', '_')}/{tail}@{_owner(own_pid())}"
+
+
+def fork_server_mark(mark: str) -> str:
+    """Return the mark of the fork server, and its supervisors, that a run needs."""
+    return f"{mark.partition('/')[0]}/{_FORK_SERVER}@{mark.rpartition('@')[2]}"
+
+
+def is_fork_server(mark: str) -> bool:
+    """Tell whether a mark is that of a fork server or of a supervisor."""
+    return mark.rpartition("@")[0].partition("/")[2] == _FORK_SERVER
 
 
 def inherited_mark(mark: str) -> str:
@@ -40,6 +51,7 @@ def directory_prefix(mark: str) -> str:
     return f"{state_directory_prefix(state)}{mark.rpartition('@')[2]}-"
 
 
+@functools.lru_cache(maxsize=4)
 def state_directory_prefix(state: str) -> str:
     """Return how the names of all private directories of a state begin."""
     digest = hashlib.sha256(state.encode(errors="replace")).hexdigest()

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine
-from typing import Any, TypeVar
+from collections.abc import Awaitable, Callable
+from typing import TypeVar
 
 T = TypeVar("T")
 
@@ -14,22 +14,22 @@ def _nothing() -> None:
 
 
 async def see_through(
-    work: Coroutine[Any, Any, T], on_cancel: Callable[[], None] = _nothing
-) -> tuple[asyncio.Task[T], asyncio.CancelledError | None]:
+    work: Awaitable[T], on_cancel: Callable[[], None] = _nothing
+) -> tuple[asyncio.Future[T], asyncio.CancelledError | None]:
     """Await `work` to its end, also when the caller is cancelled meanwhile.
 
     Args:
         on_cancel: called at each cancellation that arrives.
 
     Returns:
-        The ended task, and the cancellation that is due to be raised, if any.
+        What has ended, and the cancellation that is due to be raised, if any.
     """
-    task = asyncio.create_task(work)
+    future = asyncio.ensure_future(work)
     interruption: asyncio.CancelledError | None = None
-    while not task.done():
+    while not future.done():
         try:
-            await asyncio.wait({task})
+            await asyncio.wait({future})
         except asyncio.CancelledError as cancelled:
             interruption = cancelled
             on_cancel()
-    return task, interruption
+    return future, interruption

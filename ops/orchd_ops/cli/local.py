@@ -63,8 +63,12 @@ class LocalTransport:
     ) -> Response:
         """See `Transport.request`."""
         exchange = _Exchange(method, path, dict(headers or {}), body or b"")
-        self._run(asyncio.wait_for(exchange.run(self._app), timeout_seconds))
+        self._run(self._exchange(exchange, timeout_seconds))
         return exchange.response()
+
+    async def _exchange(self, exchange: _Exchange, timeout_seconds: float) -> None:
+        async with asyncio.timeout(timeout_seconds):
+            await exchange.run(self._app)
 
     def close(self) -> None:
         """See `Transport.close`; here it closes the state too."""

@@ -55,7 +55,7 @@ def serve(context: click.Context, /, until_idle: bool, **options: str | None) ->
         return invocation(context, flags).loaded.settings
 
     from orchd_ops.cli.running import explain
-    from orchd_ops.serve.process import leave
+    from orchd_ops.serve.leaving import leave
     from orchd_ops.serve.process import serve as run
 
     try:

@@ -6,12 +6,13 @@ import asyncio
 import logging
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from contextlib import suppress
+from enum import Enum, auto
+from typing import Any
 
 from starlette.types import ASGIApp
 
-from orchd import system as machine
 from orchd.config.settings import Settings
 from orchd.daemons import DaemonDraining, DaemonEvent, DaemonStarted, DaemonStopped
 from orchd.engine.engine import Engine
@@ -27,6 +28,7 @@ from orchd_ops.http.server import HTTPServer
 from orchd_ops.metrics import Metrics
 from orchd_ops.serve import doors, memory
 from orchd_ops.serve.crew import Crew
+from orchd_ops.serve.leaving import leave
 from orchd_ops.serve.notify import MICROSECONDS_PER_SECOND, extend_timeout, notify
 from orchd_ops.serve.stopping import StopSignals
 from orchd_ops.serve.totals import Totals
@@ -40,6 +42,19 @@ LAST_WORDS_SECONDS = 0.5
 RETIRE_SECONDS = 1.0
 """How often it is looked whether a replaced executor is still at work."""
 STOP_MARGIN_SECONDS = 10.0
+LEAVE_SECONDS = 0.8
+"""Beyond the drain timeout and the kill grace: when to leave without the database."""
+SILENCE_SECONDS = 0.5
+"""A commit that has waited for so long by then is not waited for any more."""
+LOOK_SECONDS = 0.1
+
+
+class Phase(Enum):
+    """Where a daemon is in its life."""
+
+    STARTING = auto()
+    SERVING = auto()
+    ENDED = auto()
 
 
 class Daemon:
@@ -68,6 +83,8 @@ class Daemon:
         self._signals = signals
         self._release = release
         self._draining = False
+        self._phase = Phase.STARTING
+        self._noting: asyncio.Task[None] | None = None
         self._retiring: set[asyncio.Task[None]] = set()
         self._reloads: set[asyncio.Task[None]] = set()
         self._crew = Crew(settings, system)
@@ -105,11 +122,18 @@ class Daemon:
             OrchdError: the daemon cannot start.
             LedgerUnavailable: the database went away before it had started.
         """
+        memory.leave_without()
+        leaving = [asyncio.create_task(each) for each in self._deadlines()]
         try:
             await self._start()
+            self._phase = Phase.SERVING
             await self._until_asked(until_idle=until_idle)
         finally:
             await self._stop()
+            self._phase = Phase.ENDED
+            if not self._signals.drain.is_set():
+                for task in leaving:
+                    task.cancel()
         if until_idle:
             _print(
                 f"{'stopped' if self._signals.drain.is_set() else 'idle'}: "
@@ -127,10 +151,11 @@ class Daemon:
         if local is not None:
             self._servers.append(HTTPServer(self._app(Doors.for_socket()), local))
         await self._engine.start()
+        identity = self._system.identity()
         await self._record(
             DaemonStarted(
-                host=machine.host_name(),
-                pid=machine.own_pid(),
+                host=identity.host,
+                pid=identity.pid,
                 release=self._release,
                 executors=self._engine.executor_names,
             )
@@ -177,12 +202,41 @@ class Daemon:
         if self._traces is not None:
             await asyncio.to_thread(self._traces.close)
 
+    def _deadlines(self) -> list[Coroutine[Any, Any, None]]:
+        worker = self._settings.worker
+        drained = worker.drain_timeout_seconds + worker.kill_grace_seconds
+        return [
+            self._leave_after(self._signals.drain, drained + LEAVE_SECONDS),
+            self._leave_after(self._signals.at_once, LEAVE_SECONDS),
+        ]
+
+    async def _leave_after(self, asked: asyncio.Event, seconds: float) -> None:
+        """End the process this long after a signal, if only the database keeps it.
+
+        As long as the database answers, stopping goes on in order.
+        """
+        await asked.wait()
+        await self._system.sleep(seconds)
+        while (
+            self._phase is Phase.SERVING
+            and self._engine.unanswered_seconds < SILENCE_SECONDS
+        ):
+            await self._system.sleep(LOOK_SECONDS)
+        logger.error(
+            "left without the database, which does not answer; %d runs are not on record "
+            "as ended, and the next daemon does them again",
+            self._engine.running,
+        )
+        leave(0)
+
     async def _drain(self, timeout_seconds: float) -> None:
         if self._engine.running:
             logger.info(
                 "%d tasks may end within %g s", self._engine.running, timeout_seconds
             )
-            await self._record(DaemonDraining(running=self._engine.running))
+            # Not waited for: a database that is away must not take from the time to drain.
+            draining_event = DaemonDraining(running=self._engine.running)
+            self._noting = asyncio.create_task(self._record(draining_event))
         draining = asyncio.create_task(self._engine.drain(timeout_seconds))
         hurry = asyncio.create_task(self._signals.at_once.wait())
         await asyncio.wait((draining, hurry), return_when=asyncio.FIRST_COMPLETED)

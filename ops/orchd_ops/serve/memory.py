@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import gc
+import os
+from typing import Any
 
+EXIT_CODE = 70
+"""EX_SOFTWARE of sysexits.h."""
 YOUNG_OBJECTS = 50_000
 """New objects that are looked through together: those of a thousand tasks under way.
 With Python's own 700, looking took half of the time that a task costs."""
@@ -19,3 +24,20 @@ def settle() -> None:
     gc.collect()
     gc.freeze()
     gc.set_threshold(YOUNG_OBJECTS, MIDDLE_ROUNDS, OLD_ROUNDS)
+
+
+def leave_without() -> None:
+    """End the process when the running loop gets no memory for work of its own.
+
+    Such a daemon lives and does nothing. Once it is gone its tasks are another one's, and
+    the task that took the memory is found by running alone. A task that merely fails
+    for want of memory ends nothing.
+    """
+    asyncio.get_running_loop().set_exception_handler(_on_error)
+
+
+def _on_error(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+    if isinstance(context.get("exception"), MemoryError):
+        # At once, since anything else would take memory.
+        os._exit(EXIT_CODE)
+    loop.default_exception_handler(context)

@@ -5,14 +5,13 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-import sys
 from collections.abc import Callable
-from contextlib import suppress
 from importlib.metadata import version
 from typing import TYPE_CHECKING
 
 from orchd.config import places
 from orchd.config.settings import Settings
+from orchd.executors.threads import in_thread
 from orchd.system import RealSystem
 from orchd_ops.serve.doors import require_safe
 from orchd_ops.serve.log_lines import configure_logging
@@ -52,15 +51,16 @@ async def _serve(
     *,
     until_idle: bool,
 ) -> None:
+    from orchd.processes.launching import fork_server
     from orchd_ops.serve.daemon import Daemon
 
     system = RealSystem()
     signals.attach()
-    ledger = await _patiently(settings, system)
+    ledger = await _opened(settings, system, signals)
+    if ledger is None:
+        logger.info("stopped before the work began")
+        return
     try:
-        if signals.drain.is_set():
-            logger.info("stopped before the work began")
-            return
         await ledger.open()
         await asyncio.to_thread(_clean_up, settings, system)
         daemon = Daemon(
@@ -74,17 +74,35 @@ async def _serve(
         signals.on_reload(daemon.reload)
         await daemon.run(until_idle=until_idle)
     finally:
+        await asyncio.to_thread(fork_server.close)
         await ledger.close()
 
 
-async def _patiently(settings: Settings, system: RealSystem) -> SQLLedger:
-    """Open the state, however long a migration takes; a signal waits for its end."""
-    opening = asyncio.create_task(asyncio.to_thread(_open, settings, system))
-    while True:
-        done, _ = await asyncio.wait((opening,), timeout=STARTING_SECONDS)
-        if done:
-            return opening.result()
-        extend_timeout(3 * STARTING_SECONDS)
+async def _opened(
+    settings: Settings, system: RealSystem, signals: StopSignals
+) -> SQLLedger | None:
+    """Open the state, however long a migration takes; None when a signal comes first.
+
+    What is under way then ends with the process: a migration is a transaction, and one
+    that was interrupted is done by the next start.
+    """
+    opening = asyncio.create_task(in_thread(lambda: _open(settings, system), "open"))
+    asked = asyncio.create_task(signals.drain.wait())
+    try:
+        while True:
+            await asyncio.wait(
+                (opening, asked),
+                timeout=STARTING_SECONDS,
+                return_when=asyncio.FIRST_COMPLETED,
+            )
+            if opening.done():
+                return opening.result()
+            if asked.done():
+                return None
+            extend_timeout(3 * STARTING_SECONDS)
+    finally:
+        opening.cancel()
+        asked.cancel()
 
 
 def _open(settings: Settings, system: RealSystem) -> SQLLedger:
@@ -97,19 +115,8 @@ def _open(settings: Settings, system: RealSystem) -> SQLLedger:
 
 def _clean_up(settings: Settings, system: RealSystem) -> None:
     """End whatever a daemon of this state that died left running on this machine."""
-    from orchd.processes.reaping import reaper
-    from orchd.processes.tree import sweep
+    from orchd.processes.leftovers import sweep
 
-    reaper.adopt_orphans()
     killed = sweep(system, places.state_hash(settings.database))
     if killed:
         logger.warning("ended %d processes that a dead daemon had left behind", killed)
-
-
-def leave(exit_code: int) -> None:
-    """End the process now, whatever threads of user code still run in it."""
-    logging.shutdown()
-    for stream in (sys.stdout, sys.stderr):
-        with suppress(OSError, ValueError):
-            stream.flush()
-    os._exit(exit_code)

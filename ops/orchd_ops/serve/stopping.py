@@ -8,6 +8,8 @@ import signal
 from collections.abc import Callable
 from types import FrameType
 
+from orchd_ops.serve.leaving import leave
+
 logger = logging.getLogger(__name__)
 
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
@@ -17,9 +19,10 @@ soon after the first signal is the same request."""
 
 
 class StopSignals:
-    """Counts requests to stop, also those that come before there is an event loop.
+    """Counts requests to stop.
 
-    Make it first of all: until then a signal ends the process at once.
+    Make it first of all. Until the event loop hears the signals nothing has been opened,
+    so a request then ends the process where it is, and in good order all the same.
     """
 
     def __init__(self) -> None:
@@ -39,7 +42,6 @@ class StopSignals:
         loop = asyncio.get_running_loop()
         for number in STOP_SIGNALS:
             loop.add_signal_handler(number, self._stop, number)
-        self._announce()
 
     def on_reload(self, reload: Callable[[], None]) -> None:
         """Call `reload` at each SIGHUP from now on."""
@@ -47,7 +49,7 @@ class StopSignals:
 
     def _early(self, number: int, frame: FrameType | None) -> None:
         del number, frame
-        self._count += 1
+        leave(0)
 
     def _stop(self, number: int) -> None:
         now = asyncio.get_running_loop().time()

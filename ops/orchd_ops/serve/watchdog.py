@@ -50,7 +50,8 @@ class Watchdog:
 
     async def _database_answers(self) -> bool:
         try:
-            await asyncio.wait_for(self._ledger.now(), self._interval_seconds)
+            async with asyncio.timeout(self._interval_seconds):
+                await self._ledger.now()
         except LedgerUnavailable:
             # A restart would not bring the database back: the daemon itself is well.
             return True

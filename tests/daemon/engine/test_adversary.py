@@ -227,3 +227,23 @@ async def test_a_task_that_must_run_alone_can_be_a_breakers_probe(
     down = False
     await harness.settle()
     assert (await harness.task("a")).status is TaskStatus.COMPLETED
+
+
+async def test_a_task_that_must_run_alone_starts_when_its_time_has_come(
+    start: Open, database_url: str
+) -> None:
+    """Nothing else happens meanwhile that would make anybody look for it."""
+
+    async def work(context: RunContext) -> ExecutorAnswer:
+        if context.attempt == 1:
+            return Failure(error="not yet")
+        return Success(output="fine")
+
+    backoff = Backoff(initial_seconds=0.5, jitter=False)
+    retry = RetrySettings(backoff=backoff, max_crashes=0)
+    settings = settings_for(database_url, retry=retry)
+    harness = await start(ScriptedExecutor(work), settings=settings)
+    await harness.submit("a")
+    async with asyncio.timeout(10):
+        while (await harness.task("a")).status is not TaskStatus.COMPLETED:
+            await asyncio.sleep(0.01)

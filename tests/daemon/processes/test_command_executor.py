@@ -9,39 +9,20 @@ from typing import Any
 
 import pytest
 
-from orchd.config.settings import ExecutorSettings, WorkerSettings
 from orchd.errors import ConfigurationError
-from orchd.executors.factory import build_executor
 from orchd.executors.port import Deferred, ExecutorPort, Failure, Success
-from orchd.processes.reaping import reaper
-from orchd.system import RealSystem, process_start
 from orchd.tasks.failures import ErrorClass
+from support.commands import command, is_alive, shell
 from support.contexts import run_context
 from support.waiting import until
 
 WAIT_SECONDS = 20
 
 
-def command(
-    *argv: str, grace_seconds: float = 1.0, output_bytes: int = 1 << 20, **settings: Any
-) -> ExecutorPort:
-    worker = WorkerSettings(kill_grace_seconds=grace_seconds, max_output_bytes=output_bytes)
-    configured = ExecutorSettings(name="c", type="command", argv=argv, **settings)
-    return build_executor(configured, worker, RealSystem(), "state/worker")
-
-
-def shell(script: str, **settings: Any) -> ExecutorPort:
-    return command("sh", "-c", script, **settings)
-
-
 async def output_of(executor: ExecutorPort, **context: Any) -> str:
     answer = await executor.execute(run_context(**context))
     assert isinstance(answer, Success), answer
     return answer.output
-
-
-def is_alive(pid: int) -> bool:
-    return process_start(pid) is not None
 
 
 async def test_the_description_is_stdin_and_stdout_is_the_result() -> None:
@@ -254,19 +235,6 @@ async def test_a_cancellation_during_the_start_leaves_nothing(tmp_path: Path) ->
     with pytest.raises(asyncio.CancelledError):
         await run
     assert not (file.exists() and is_alive(int(file.read_text() or 0)))
-
-
-async def test_adopted_orphans_are_reaped() -> None:
-    """No zombie of a run stays a child of the daemon."""
-    assert reaper.adopt_orphans()
-    try:
-        said = await output_of(shell("(setsid sleep 1000 >/dev/null 2>&1 & echo $!)"))
-        pid = int(said)
-        for _ in range(3):
-            await output_of(command("true"))
-        await until(lambda: not Path(f"/proc/{pid}").exists())
-    finally:
-        reaper.adopts = False
 
 
 async def test_children_are_the_first_to_go_when_memory_is_short() -> None:

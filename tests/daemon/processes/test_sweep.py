@@ -8,8 +8,8 @@ from pathlib import Path
 
 from orchd.processes import marks
 from orchd.processes.directories import make_directory
+from orchd.processes.leftovers import sweep
 from orchd.processes.table import MARK_VARIABLE
-from orchd.processes.tree import sweep
 from orchd.system import RealSystem
 
 DAEMON = """
