@@ -24,7 +24,7 @@ from orchd.ledger.opening import open_ledger
 from orchd.ledger.port import Origin, SubmitTask
 from orchd.ledger.urls import is_sqlite, sqlite_path
 from orchd.maintenance.progress import Progress, silent
-from orchd.maintenance.replay import check
+from orchd.maintenance.replay import Options, check
 from orchd.system import System
 from orchd.tasks.commands import Submit
 from orchd.tasks.events import TaskSubmitted
@@ -231,7 +231,8 @@ class _Bench:
 
     def _replay(self) -> float:
         started = self._system.monotonic()
-        wrong = next(check(self._url, system=self._system, progress=self._progress), None)
+        options = Options(progress=self._progress)
+        wrong = next(check(self._url, system=self._system, options=options), None)
         if wrong is not None:
             raise StateUnreadable(f"the measurement left a wrong row behind: {wrong}")
         return self._system.monotonic() - started

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 from orchd.interfaces import TaskStatus
@@ -20,6 +20,8 @@ CLOCK_TOLERANCE = 60 * MICROSECONDS_PER_SECOND
 """A timer counts as due this early: promotion goes by the clock of whoever claims."""
 
 Row = dict[str, Any]
+Clock = Callable[[], int]
+"""Returns the database's time in microseconds."""
 
 
 class Derived(NamedTuple):
@@ -54,20 +56,20 @@ def _copy(task: TaskState) -> Row:
 
 
 def compare_derived(
-    task_id: str, stored: Derived, expected: Expected, now: int
+    task_id: str, stored: Derived, expected: Expected, clock: Clock
 ) -> Iterator[Difference]:
     """Yield where the stored rows of one task differ from what follows from the log."""
-    wanted = _promoted(derive(expected), stored, now)
+    wanted = _promoted(derive(expected), stored, clock)
     yield from compare("ready", task_id, stored.ready, wanted.ready)
     yield from compare("timers", task_id, stored.timer, wanted.timer)
 
 
-def _promoted(wanted: Derived, stored: Derived, now: int) -> Derived:
+def _promoted(wanted: Derived, stored: Derived, clock: Clock) -> Derived:
     # A due timer may already have become ready; nothing in the log tells when.
     if wanted.timer is None or stored.timer is not None or stored.ready is None:
         return wanted
     due_at = wanted.timer["due_at"]
-    if due_at > now + CLOCK_TOLERANCE:
+    if due_at > clock() + CLOCK_TOLERANCE:
         return wanted
     ready = {k: v for k, v in wanted.timer.items() if k != "due_at"}
     return Derived(ready | {"ready_at": due_at}, None)

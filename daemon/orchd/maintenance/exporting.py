@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import msgspec
 
 from orchd.maintenance.opening import reading
+from orchd.maintenance.progress import Progress, silent
 from orchd.system import System
-from orchd_eventstore import EventStore, RecordedEvent
+from orchd_eventstore import EventStore, RecordedEvent, StoreUnavailable
 from orchd_eventstore.schema import instant_text
 
 PAGE_EVENTS = 1_000
@@ -43,7 +44,12 @@ def line_of(event: RecordedEvent) -> bytes:
 
 
 def export(
-    url: str, *, system: System, after: int = 0, until: int | None = None
+    url: str,
+    *,
+    system: System,
+    after: int = 0,
+    until: int | None = None,
+    progress: Progress = silent,
 ) -> Iterator[bytes]:
     """Yield the events above position `after`, up to `until` or to the log's end.
 
@@ -52,15 +58,18 @@ def export(
     """
     with reading(url, system=system) as reader:
         last = reader.store.head().position
-        yield from _lines(reader.store, after, last if until is None else min(until, last))
+        up_to = last if until is None else min(until, last)
+        for page in _pages(reader.store, after, up_to):
+            yield from map(line_of, page)
+            progress("events", page[-1].position - after, up_to - after)
 
 
-def _lines(store: EventStore, after: int, up_to: int) -> Iterator[bytes]:
+def _pages(store: EventStore, after: int, up_to: int) -> Iterator[list[RecordedEvent]]:
     while after < up_to:
         page = store.read_all(after=after, up_to=up_to, limit=PAGE_EVENTS)
         if not page:
             return
-        yield from map(line_of, page)
+        yield page
         after = page[-1].position
 
 
@@ -71,20 +80,45 @@ def tail(
     after: int | None = None,
     count: int = 10,
     follow: bool = False,
+    away: Callable[[str], None] = lambda why: None,
 ) -> Iterator[bytes]:
     """Yield the last `count` events, or those above `after`, and with `follow` go on.
+
+    Args:
+        away: told once, each time that the database does not answer while it is followed;
+            it goes on where it was as soon as the database is back.
 
     Raises:
         StateMissing: there is no state.
     """
     with reading(url, system=system) as reader:
-        store = reader.store
-        reached = store.head().position
+        reached = reader.store.head().position
         start = max(0, reached - count) if after is None else after
-        yield from _lines(store, start, reached)
-        reached = max(start, reached)
-        while follow:
-            store.wait(WAIT_SECONDS)
-            page = store.read_all(after=reached, limit=PAGE_EVENTS)
+        for page in _pages(reader.store, start, reached):
             yield from map(line_of, page)
-            reached = page[-1].position if page else reached
+        if follow:
+            for page in _news(reader.store, system, max(start, reached), away):
+                yield from map(line_of, page)
+
+
+def _news(
+    store: EventStore, system: System, reached: int, away: Callable[[str], None]
+) -> Iterator[list[RecordedEvent]]:
+    is_away = False
+    while True:
+        # A hint that comes between the look and the wait ends the wait.
+        seen = store.hints()
+        try:
+            page = store.read_all(after=reached, limit=PAGE_EVENTS)
+            is_away = False
+        except StoreUnavailable as error:
+            if not is_away:
+                away(str(error))
+            is_away, page = True, []
+        if page:
+            yield page
+            reached = page[-1].position
+        elif is_away:
+            system.block(WAIT_SECONDS)
+        else:
+            store.wait(WAIT_SECONDS, seen=seen)

@@ -20,7 +20,7 @@ def reading(url: str, *, system: System) -> Iterator[StateReader]:
     """
     ledger = open_ledger(url, system=system, access="read", create=False, migrate=False)
     try:
-        yield StateReader(ledger.store, postgresql=ledger.dialect.is_postgresql)
+        yield StateReader(ledger.store, system, postgresql=ledger.dialect.is_postgresql)
     finally:
         ledger.close_blocking()
 

@@ -1,28 +1,46 @@
-"""Pages of rows with the streams that they come from, each page at one moment.
+"""Streams and rows as they were at one moment, read beside whoever writes them.
 
-A page is read within one snapshot of the database, so that rows which move meanwhile are
-compared with exactly the events that they stand for.
+Everything that is compared is read within one snapshot of the database, so that rows which
+move meanwhile are compared with exactly the events that they stand for.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import sqlalchemy as sa
 
 from orchd.ledger.dialects import POSTGRESQL, SQLITE, Dialect
 from orchd.ledger.rows import columns
 from orchd.maintenance.derivation import READY_COLUMNS, TIMER_COLUMNS, Derived
-from orchd.maintenance.folding import TASKS, Kind, StoredEvent
-from orchd_eventstore import EventStore
+from orchd.maintenance.folding import TASKS, Event, Kind, StoredEvent
+from orchd.system import System
+from orchd_eventstore import EventStore, StoreUnavailable, Transaction
 
-PAGE_ROWS = 200
-PAGE_POSITIONS = 50_000
-"""Positions of the log that one search for streams without a row looks at."""
+SAMPLES_PER_SPAN = 16
+RETRY_SECONDS = (0.1, 0.5, 2.0, 5.0)
+"""Pauses before a page is read again from a database that did not answer."""
 
 Row = dict[str, Any]
+Result = TypeVar("Result")
+
+
+class Span(NamedTuple):
+    """The streams above `after`, up to and including `up_to`, in the database's order."""
+
+    after: str
+    up_to: str | None
+    """None: however many there are."""
+
+
+class Stretch(NamedTuple):
+    """The whole streams that follow each other at the beginning of a span."""
+
+    events: list[Event]
+    is_last: bool
+    """Whether the span ends with them."""
 
 
 class Page(NamedTuple):
@@ -38,89 +56,125 @@ class Page(NamedTuple):
 class StateReader:
     """Reads a state beside whoever writes it."""
 
-    def __init__(self, store: EventStore, *, postgresql: bool) -> None:
+    def __init__(self, store: EventStore, system: System, *, postgresql: bool) -> None:
         self.store = store
         self.dialect: Dialect = POSTGRESQL if postgresql else SQLITE
+        self._system = system
 
     @contextmanager
-    def snapshot(self) -> Iterator[Snapshot]:
-        """Lend a view of the database at one moment; keep it short."""
+    def snapshot(self, *, patient: bool = False) -> Iterator[Snapshot]:
+        """Lend a view of the database at one moment; keep it short.
+
+        With `patient` the database may take as long as it needs for a statement.
+        """
         begin = "BEGIN"
         if self.dialect.is_postgresql:
             begin = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY"
         with self.store.connect_reader() as connection:
-            connection.exec_driver_sql(begin)
+            snapshot = Snapshot(connection, self.dialect)
+            snapshot.run(begin)
             try:
-                yield Snapshot(connection, self.dialect)
+                if patient and self.dialect.is_postgresql:
+                    snapshot.run("SET LOCAL statement_timeout = 0")
+                yield snapshot
             finally:
-                connection.exec_driver_sql("ROLLBACK")
+                snapshot.end()
 
-    def pages(self, kind: Kind) -> Iterator[Page]:
-        """Yield all rows of a kind, then the keys of streams that have no row."""
-        yield from self._pages_of_rows(kind)
-        yield from self._pages_without_row(kind)
-        if kind is TASKS:
-            yield from self._pages_of_strays()
+    def patiently(self, read: Callable[[], Result]) -> Result:
+        """Read, and again after a pause when the database does not answer.
 
-    def _pages_of_rows(self, kind: Kind) -> Iterator[Page]:
-        after: str | None = None
-        while True:
-            with self.snapshot() as snapshot:
-                keys = snapshot.keys_after(kind, after)
-                page = snapshot.page(kind, keys)
-            if not keys:
-                return
-            yield page
-            after = keys[-1]
+        Raises:
+            StoreUnavailable: it still does not.
+        """
+        for pause_seconds in RETRY_SECONDS:
+            try:
+                return read()
+            except StoreUnavailable:
+                self._system.block(pause_seconds)
+        return read()
 
-    def _pages_without_row(self, kind: Kind) -> Iterator[Page]:
-        last = self.store.head().position
-        for start in range(0, last, PAGE_POSITIONS):
-            with self.snapshot() as snapshot:
-                keys = snapshot.keys_without_row(kind, start, start + PAGE_POSITIONS)
-                page = snapshot.page(kind, keys)
-            if keys:
-                yield page
-
-    def _pages_of_strays(self) -> Iterator[Page]:
-        # Derived rows whose task does not exist were on no page so far.
+    def spans(self, count: int) -> list[Span]:
+        """Split all streams into about `count` spans with about as many events each."""
+        head = self.store.head().position
+        step = max(1, head // (count * SAMPLES_PER_SPAN))
         with self.snapshot() as snapshot:
-            keys = snapshot.stray_keys()
-            page = snapshot.page(TASKS, keys)
-        if keys:
-            yield page
+            streams = snapshot.sampled_streams(step, head)
+        bounds = [
+            streams[len(streams) * number // count]
+            for number in range(1, min(count, len(streams)))
+        ]
+        return spans_between(bounds)
 
-    def page(self, kind: Kind, key: str) -> Page:
-        """Return the page of one row."""
+    def page(self, kind: Kind, keys: Sequence[str]) -> Page:
+        """Return the page of some rows."""
         with self.snapshot() as snapshot:
-            return snapshot.page(kind, (key,))
+            return snapshot.page(kind, keys)
 
-    def count(self, kind: Kind) -> int:
-        """Return how many rows of a kind there are."""
-        with self.snapshot() as snapshot:
-            return int(snapshot.all(f"SELECT count(*) FROM {kind.table}")[0][0])
+
+def spans_between(bounds: Sequence[str]) -> list[Span]:
+    """Return the spans that end at `bounds`, and the one that follows the last."""
+    return [
+        Span(after, up_to)
+        for after, up_to in zip(("", *bounds), (*bounds, None), strict=True)
+    ]
 
 
 class Snapshot:
     """A view of the database at one moment."""
 
     def __init__(self, connection: sa.Connection, dialect: Dialect) -> None:
-        self._connection = connection
+        # Straight from the driver: a converted value could hide what is really stored.
+        self._connection: Any = connection.connection.driver_connection
         self.dialect = dialect
+
+    def run(self, statement: str) -> None:
+        """Execute a statement that has no rows."""
+        self._connection.execute(statement)
+
+    def end(self) -> None:
+        """Let go of the view; a connection that broke has done so already."""
+        if not getattr(self._connection, "closed", False):
+            self.run("ROLLBACK")
 
     def all(self, text: str, parameters: Sequence[Any] = ()) -> list[Any]:
         """Run a statement written as `orchd.ledger.dialects` says."""
         statement = self.dialect.sql(text)
-        return list(self._connection.exec_driver_sql(statement, tuple(parameters)))
+        rows: list[Any] = self._connection.execute(statement, tuple(parameters)).fetchall()
+        return rows
 
-    def keys_after(self, kind: Kind, after: str | None) -> tuple[str, ...]:
-        """Return the next keys of a table."""
-        condition, parameters = ("", ()) if after is None else (" WHERE {} > ?", (after,))
+    # --- whole streams ----------------------------------------------------------------
+
+    def sampled_streams(self, step: int, head: int) -> list[str]:
+        """Return the streams of every `step`th event, in order."""
         text = (
-            f"SELECT {kind.key} FROM {kind.table}{condition.format(kind.key)}"
-            f" ORDER BY {kind.key} LIMIT {PAGE_ROWS}"
+            "WITH RECURSIVE sample(place) AS (SELECT CAST(? AS BIGINT) UNION ALL"
+            " SELECT place + ? FROM sample WHERE place + ? <= ?)"
+            " SELECT DISTINCT e.stream FROM sample CROSS JOIN events AS e"
+            " WHERE e.position = place ORDER BY e.stream"
         )
-        return tuple(row[0] for row in self.all(text, parameters))
+        return [row[0] for row in self.all(text, (step, step, step, head))]
+
+    def stretch(self, span: Span, events_max: int) -> Stretch:
+        """Return the span's first whole streams with at most `events_max` events.
+
+        A stream that is longer comes alone.
+        """
+        bound, limits = ("", ()) if span.up_to is None else (" AND stream <= ?", span[1:])
+        text = (
+            "SELECT stream, version, type, data, meta, position FROM events"
+            f" WHERE stream > ?{bound} ORDER BY stream, version LIMIT {events_max + 1:d}"
+        )
+        events = self.all(text, (span.after, *limits))
+        if len(events) <= events_max:
+            return Stretch(events, is_last=True)
+        cut = events[-1][0]
+        while events and events[-1][0] == cut:
+            events.pop()
+        if not events:
+            return self.stretch(span, events_max * 4)
+        return Stretch(events, is_last=False)
+
+    # --- rows -------------------------------------------------------------------------
 
     def keys_begun(self, kind: Kind, after: int, up_to: int) -> tuple[str, ...]:
         """Return keys of streams that begin within a range of positions, in order."""
@@ -132,31 +186,67 @@ class Snapshot:
         )
         return tuple(row[0] for row in self.all(text, (after, up_to)))
 
-    def keys_without_row(self, kind: Kind, after: int, up_to: int) -> tuple[str, ...]:
-        """Return keys of streams that begin within a range and have no row."""
-        start = len(kind.prefix) + 1
+    def keys_after(self, kind: Kind, after: str, limit: int) -> tuple[str, ...]:
+        """Return the next keys of a table."""
         text = (
-            f"SELECT substr(e.stream, {start}) FROM events AS e"
-            " WHERE e.position > ? AND e.position <= ? AND e.version = 1"
-            f" AND substr(e.stream, 1, {start - 1}) = '{kind.prefix}'"
-            f" AND NOT EXISTS (SELECT 1 FROM {kind.table} AS t"
-            f" WHERE t.{kind.key} = substr(e.stream, {start}))"
+            f"SELECT {kind.key} FROM {kind.table} WHERE {kind.key} > ?"
+            f" ORDER BY {kind.key} LIMIT {limit:d}"
+        )
+        return tuple(row[0] for row in self.all(text, (after,)))
+
+    def keys_without_stream(self, kind: Kind, after: str, up_to: str) -> tuple[str, ...]:
+        """Return the keys of a range whose rows have no stream."""
+        # As a scalar it is looked up row by row; a join would read the whole log.
+        stream = f"('{kind.prefix}' || t.{kind.key})"
+        if self.dialect.is_postgresql:
+            # Keys are compared byte by byte, streams are not; only so their index serves.
+            stream += ' COLLATE "default"'
+        first = f"SELECT e.version FROM events AS e WHERE e.stream = {stream} LIMIT 1"
+        text = (
+            f"SELECT t.{kind.key} FROM {kind.table} AS t"
+            f" WHERE t.{kind.key} > ? AND t.{kind.key} <= ? AND ({first}) IS NULL"
         )
         return tuple(row[0] for row in self.all(text, (after, up_to)))
 
     def stray_keys(self) -> tuple[str, ...]:
-        """Return the tasks that `ready` and `timers` name but that do not exist."""
+        """Return what `ready` and `timers` name although no such task is pending."""
         parts = (
             f"SELECT task_id FROM {table} AS d WHERE NOT EXISTS"
-            " (SELECT 1 FROM tasks AS t WHERE t.id = d.task_id)"
+            " (SELECT 1 FROM tasks AS t WHERE t.id = d.task_id AND t.status = 'pending')"
             for table in ("ready", "timers")
         )
         return tuple(row[0] for row in self.all(" UNION ".join(parts)))
 
+    def rows(
+        self, table: str, key: str, names: Sequence[str], keys: Sequence[str]
+    ) -> list[tuple[Any, ...]]:
+        """Return some columns of the rows with these keys, in any order."""
+        text = f"SELECT {columns(names)} FROM {table} WHERE {key} = ANY(?)"
+        return self.all(text, (self.dialect.array(keys),)) if keys else []
+
+    def task_rows(self, keys: Sequence[str]) -> list[tuple[Any, ...]]:
+        """Return whole rows of `tasks`, and perhaps some more, in any order.
+
+        A range is read much faster than single keys. Keys that follow each other in the
+        order of streams nearly always do so in the order of tasks.
+        """
+        if not keys:
+            return []
+        rows_max = 2 * len(keys)
+        text = (
+            f"SELECT {columns(TASKS.columns)} FROM {TASKS.table}"
+            f" WHERE {TASKS.key} >= ? AND {TASKS.key} <= ?"
+            f" ORDER BY {TASKS.key} LIMIT {rows_max:d}"
+        )
+        found = self.all(text, (min(keys), max(keys)))
+        if len(found) < rows_max:
+            return found
+        return self.rows(TASKS.table, TASKS.key, TASKS.columns, keys)
+
     def page(self, kind: Kind, keys: Sequence[str]) -> Page:
         """Return the rows and the streams of these keys."""
         derived = self._derived(keys) if kind is TASKS else {}
-        stored = self._rows(kind.table, kind.key, kind.columns, keys)
+        stored = self._by_key(kind.table, kind.key, kind.columns, keys)
         return Page(kind, tuple(keys), stored, self.histories(kind, keys), derived)
 
     def histories(
@@ -176,17 +266,26 @@ class Snapshot:
         return found
 
     def _derived(self, keys: Sequence[str]) -> dict[str, Derived]:
-        ready = self._rows("ready", "task_id", READY_COLUMNS, keys)
-        timers = self._rows("timers", "task_id", TIMER_COLUMNS, keys)
+        ready = self._by_key("ready", "task_id", READY_COLUMNS, keys)
+        timers = self._by_key("timers", "task_id", TIMER_COLUMNS, keys)
         return {key: Derived(ready.get(key), timers.get(key)) for key in keys}
 
-    def _rows(
+    def _by_key(
         self, table: str, key: str, names: Sequence[str], keys: Sequence[str]
     ) -> dict[str, Row]:
-        # Straight from the driver: a converted value could hide what is really stored.
-        text = f"SELECT {columns(names)} FROM {table} WHERE {key} = ANY(?)"
         found = (
-            dict(zip(names, row, strict=True))
-            for row in self.all(text, (self.dialect.array(keys),))
+            dict(zip(names, row, strict=True)) for row in self.rows(table, key, names, keys)
         )
         return {row[key]: row for row in found}
+
+
+class TransactionView(Snapshot):
+    """Reads within a write transaction."""
+
+    def __init__(self, transaction: Transaction) -> None:
+        self._transaction = transaction
+        self.dialect = SQLITE if transaction.placeholder == "?" else POSTGRESQL
+
+    def all(self, text: str, parameters: Sequence[Any] = ()) -> list[Any]:
+        """Run a statement written as `orchd.ledger.dialects` says."""
+        return self._transaction.execute(self.dialect.sql(text), parameters)

@@ -1,202 +1,242 @@
 """Replays the log and compares it with everything that is derived from it.
 
-Checking, mending and looking back are one loop over pages of streams. Checking only reads
-and may run beside a daemon; mending rewrites what differs, page by page.
+Checking and mending are one loop over spans of streams, which are examined in parallel.
+Checking only reads and may run beside a daemon; mending repairs what differs, and what has
+been looked at need not be looked at again by the next replay after an interruption.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import ExitStack
 
-from orchd.maintenance.counting import (
-    compare_counters,
-    corrections,
-    recount,
-    stored_counters,
+import msgspec
+
+from orchd.maintenance.counting import EventCounts, find_counter_errors
+from orchd.maintenance.difference import Difference
+from orchd.maintenance.errors import NotMended
+from orchd.maintenance.examining import Found, Look, compare_page, find_strays
+from orchd.maintenance.folding import KINDS, TASKS
+from orchd.maintenance.helpers import (
+    Part,
+    Seen,
+    examine_alone,
+    fork_crew,
+    share_out,
 )
-from orchd.maintenance.derivation import Derived, compare_derived
-from orchd.maintenance.difference import Difference, compare
-from orchd.maintenance.folding import KINDS, TASKS, expect
-from orchd.maintenance.mending import Mender
+from orchd.maintenance.mending import Mender, OwnMender
 from orchd.maintenance.opening import reading
 from orchd.maintenance.progress import Progress, silent
-from orchd.maintenance.reading import PAGE_POSITIONS, Page, StateReader
+from orchd.maintenance.reading import Span, StateReader, spans_between
+from orchd.maintenance.resuming import Record, Resumption
 from orchd.system import System
-from orchd.tasks.state import TaskState
 
-NOTHING = Derived(None, None)
-PAGE_KEYS = 200
-"""Streams that are folded from one read."""
+SPAN_EVENTS = 10_000
+"""Events in one span, which is examined by one process and finished before it counts."""
+SPANS_MAX = 1_024
+ALONE_EVENTS_MAX = 30_000
+"""A log that is no longer is examined faster than a helper would be at work."""
+WRONG_MAX = 100_000
+"""With more wrong rows than this, counters are not looked at: mend the rows first."""
+KIND_OF_TABLE = {kind.table: kind for kind in KINDS}
+
+Resumed = Callable[[Record], None]
+"""Told when a replay goes on where an earlier one stopped."""
+
+
+class Options(msgspec.Struct, frozen=True, kw_only=True):
+    """How to replay.
+
+    Args:
+        task_id: only this task, and no counter.
+        jobs: processes to examine with; None for one on each core.
+        progress: told how many events of how many have been examined.
+        resumption: keeps the record of how far it got; None keeps none.
+        resumed: told when the record of an earlier replay is trusted.
+    """
+
+    task_id: str | None = None
+    jobs: int | None = None
+    progress: Progress = silent
+    resumption: Resumption | None = None
+    resumed: Resumed = lambda record: None
 
 
 def check(
-    url: str,
-    *,
-    system: System,
-    task_id: str | None = None,
-    progress: Progress | None = None,
+    url: str, *, system: System, options: Options | None = None
 ) -> Iterator[Difference]:
     """Yield every difference between the log and what is derived from it.
 
-    Changes nothing and may run beside a daemon. With `task_id` only that task is looked
-    at, and no counter.
+    Changes nothing and may run beside a daemon.
 
     Raises:
         StateMissing: there is no state.
         UnreadableStream: a stream holds an unknown or damaged event.
     """
-    with reading(url, system=system) as reader:
-        changes: dict[str, int] = {}
-        for found in _pages(reader, task_id, progress or silent):
-            for name, delta in _depth_changes(found).items():
-                changes[name] = changes.get(name, 0) + delta
+    with _Replay(url, system, options or Options(), mends=False) as replay:
+        wrong: set[str] = set()
+        for found in replay.examined():
+            if any(difference.table == TASKS.table for difference in found.differences):
+                wrong.update(found.keys[: WRONG_MAX + 1 - len(wrong)])
             yield from found.differences
-        if task_id is None:
-            yield from _check_counters(reader, changes)
+        if len(wrong) <= WRONG_MAX:
+            yield from replay.counter_differences(wrong)
+        replay.end()
 
 
 def mend(
     url: str,
     *,
     system: System,
-    task_id: str | None = None,
-    progress: Progress | None = None,
+    options: Options | None = None,
+    mender: Mender | None = None,
 ) -> Iterator[Difference]:
     """Yield every difference, each mended from the log when it is yielded.
 
-    Small transactions, so PostgreSQL's daemons go on meanwhile. A SQLite state is locked
-    when the first difference is found.
+    Args:
+        mender: whoever may write; by default this process, which locks a SQLite state
+            when the first difference is found.
 
     Raises:
         StateLocked: something has to be mended, but a daemon has the SQLite state open.
+        NotMended: something still differs although everything was tried.
     """
-    with reading(url, system=system) as reader, Mender(url, system=system) as mender:
-        for found in _pages(reader, task_id, progress or silent):
-            if found.differences:
-                mender.mend_rows(found.page.kind, found.keys)
-                yield from found.differences
-        if task_id is None:
-            differences = tuple(_check_counters(reader, {}))
-            if differences:
-                mender.mend_counters()
-                yield from differences
+    with (
+        _Replay(url, system, options or Options(), mends=True) as replay,
+        OwnMender(url, system=system) as own,
+    ):
+        hand = mender or own
+        left: dict[str, list[str]] = {}
+        for found in replay.examined():
+            kind = KIND_OF_TABLE[found.table]
+            left.setdefault(kind.table, []).extend(hand.mend_rows(kind, found.keys))
+            yield from found.differences
+        _mend_leftovers(hand, left)
+        differences = replay.counter_differences()
+        if differences:
+            hand.mend_counters()
+            yield from differences
+        replay.end()
 
 
-class _Found:
-    """What comparing one page found."""
+def _mend_leftovers(mender: Mender, left: dict[str, list[str]]) -> None:
+    # A value that must be unique may have been another wrong row's until now.
+    for table, keys in left.items():
+        still = mender.mend_rows(KIND_OF_TABLE[table], keys) if keys else []
+        if still:
+            raise NotMended(table, still)
 
-    def __init__(self, page: Page, now: int) -> None:
-        self.page = page
-        self.expected = {
-            key: expect(page.kind, key, page.histories[key]) for key in page.keys
-        }
-        self.differences = tuple(self._compare(now))
+
+class _Replay:
+    """One replay: the spans that it examines, and how far it is."""
+
+    def __init__(self, url: str, system: System, how: Options, *, mends: bool) -> None:
+        self._url = url
+        self._system = system
+        self._how = how
+        self._mends = mends
+        self._done: set[int] = set()
+        self._seen = 0
+        self._counts: Counter[str] = Counter()
+        self._tasks = 0
+        self._is_whole = True
+        """Whether this process examines all spans."""
+        self._stack = ExitStack()
+        self._open_reader: StateReader | None = None
+
+    def __enter__(self) -> _Replay:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._close()
 
     @property
-    def keys(self) -> tuple[str, ...]:
-        """The keys of the rows that differ."""
-        return tuple(dict.fromkeys(difference.row for difference in self.differences))
+    def _reader(self) -> StateReader:
+        if self._open_reader is None:
+            self._open_reader = self._stack.enter_context(
+                reading(self._url, system=self._system)
+            )
+        return self._open_reader
 
-    def _compare(self, now: int) -> Iterator[Difference]:
-        page = self.page
-        for key in page.keys:
-            expected, stored = self.expected[key], page.stored.get(key)
-            # SQLite has no booleans, but its integers compare equal to them.
-            yield from compare(page.kind.table, key, stored, expected.row)
-            if page.kind is TASKS:
-                derived = page.derived.get(key, NOTHING)
-                yield from compare_derived(key, derived, expected, now)
+    def _close(self) -> None:
+        self._open_reader = None
+        self._stack.close()
 
-
-def _depth_changes(found: _Found) -> dict[str, int]:
-    wrong = [d.row for d in found.differences if d.table == "tasks"]
-    whole = [
-        Difference(
-            table="tasks",
-            row=key,
-            column="",
-            stored=found.page.stored.get(key),
-            expected=found.expected[key].row,
-        )
-        for key in dict.fromkeys(wrong)
-    ]
-    return corrections(whole)
-
-
-def _pages(
-    reader: StateReader, task_id: str | None, progress: Progress
-) -> Iterator[_Found]:
-    now = reader.store.now()
-    if task_id is not None:
-        yield _Found(reader.page(TASKS, task_id), now)
-        return
-    for kind in KINDS:
-        total, done = reader.count(kind), 0
-        for page in reader.pages(kind):
-            yield _Found(page, now)
-            done += len(page.keys)
-            progress(kind.table, done, max(total, done))
-
-
-def _check_counters(reader: StateReader, changes: dict[str, int]) -> list[Difference]:
-    with reader.snapshot() as snapshot:
-        counted, stored = recount(snapshot), stored_counters(snapshot)
-    for name, delta in changes.items():
-        counted[name] = counted.get(name, 0) + delta
-    return list(compare_counters(stored, counted))
-
-
-def states_at(
-    url: str,
-    *,
-    system: System,
-    position: int | None = None,
-    instant: int | None = None,
-    task_id: str | None = None,
-    progress: Progress | None = None,
-) -> Iterator[TaskState]:
-    """Yield the tasks as they were after the event at `position`, or at `instant`.
-
-    Tasks come in the order in which they were submitted. `instant` is in microseconds and
-    goes by the times at which the database recorded the events.
-    """
-    tell = progress or silent
-    with reading(url, system=system) as reader:
-        last = reader.store.head().position
-        if position is not None:
-            last = min(last, position)
-        if instant is not None:
-            last = min(last, _position_at(reader, instant))
-        if task_id is not None:
-            yield from _states(reader, (task_id,), last)
+    def examined(self) -> Iterator[Found]:
+        """Yield what is found in streams, then what is found without one."""
+        if self._how.task_id is not None:
+            yield from self._only(self._how.task_id)
             return
-        for start in range(0, last, PAGE_POSITIONS):
-            stop = min(last, start + PAGE_POSITIONS)
-            with reader.snapshot() as snapshot:
-                keys = snapshot.keys_begun(TASKS, start, stop)
-            yield from _states(reader, keys, last)
-            tell("events", stop, last)
+        self._head = self._reader.store.head().position
+        yield from self._in_streams(self._plan(self._reader))
+        yield from find_strays(self._reader, self._tasks if self._is_whole else None)
 
+    def _only(self, task_id: str) -> Iterator[Found]:
+        page = self._reader.page(TASKS, (task_id,))
+        found = compare_page(page, self._reader.store.now)
+        if found is not None:
+            yield found
 
-def _states(reader: StateReader, keys: tuple[str, ...], up_to: int) -> Iterator[TaskState]:
-    for start in range(0, len(keys), PAGE_KEYS):
-        some = keys[start : start + PAGE_KEYS]
-        with reader.snapshot() as snapshot:
-            histories = snapshot.histories(TASKS, some, up_to)
-        for key in some:
-            task = expect(TASKS, key, histories[key]).task
-            if task is not None:
-                yield task
+    def _plan(self, reader: StateReader) -> list[Span]:
+        resumption = self._how.resumption
+        found = None if resumption is None else resumption.find(reader)
+        if found is not None:
+            self._done = set(found.done)
+            self._is_whole = not self._done
+            self._how.resumed(found)
+            return spans_between(found.bounds)
+        spans = reader.spans(min(SPANS_MAX, 1 + self._head // SPAN_EVENTS))
+        if resumption is not None:
+            resumption.begin(reader, [s.up_to for s in spans if s.up_to is not None])
+        return spans
 
+    def _in_streams(self, spans: Sequence[Span]) -> Iterator[Found]:
+        self._seen = self._head * len(self._done) // len(spans)
+        places = [place for place in range(len(spans)) if place not in self._done]
+        todo = [Part(spans[place], self._head) for place in places]
+        unsound: set[int] = set()
+        for number, look in self._examined_parts(todo):
+            place = places[number]
+            if look is not None:
+                self._note(look)
+                for found in look.found:
+                    unsound.add(place)
+                    yield found
+            elif self._mends or place not in unsound:
+                self._finish(place)
 
-def _position_at(reader: StateReader, instant: int) -> int:
-    """Return the last position recorded at or before an instant; times never fall."""
-    low, high = 0, reader.store.head().position
-    while low < high:
-        middle = (low + high + 1) // 2
-        event = reader.store.read_all(after=middle - 1, limit=1)[0]
-        if event.recorded_at <= instant:
-            low = middle
-        else:
-            high = middle - 1
-    return low
+    def _examined_parts(self, parts: Sequence[Part]) -> Iterator[Seen]:
+        if self._head > ALONE_EVENTS_MAX or self._how.jobs is not None:
+            # Whoever is copied has no database open.
+            self._close()
+            with fork_crew(self._url, self._system, self._how.jobs, len(parts)) as crew:
+                if crew:
+                    yield from share_out(crew, parts)
+                    return
+        yield from examine_alone(self._reader, parts)
+
+    def _note(self, look: Look) -> None:
+        self._seen += look.events
+        self._counts.update(look.counts)
+        self._tasks += look.tasks
+        self._how.progress("events", self._seen, max(self._head, self._seen))
+
+    def _finish(self, place: int) -> None:
+        self._done.add(place)
+        if self._how.resumption is not None:
+            self._how.resumption.note(self._done)
+
+    def counter_differences(self, wrong: Collection[str] = ()) -> tuple[Difference, ...]:
+        """Return what is wrong with the counters, `wrong` tasks aside."""
+        if self._how.task_id is not None:
+            return ()
+        counted = EventCounts(self._counts, self._head) if self._is_whole else None
+        return find_counter_errors(
+            self._reader, counted, wrong=wrong, progress=self._how.progress
+        ).differences
+
+    def end(self) -> None:
+        """Everything was examined: there is nothing to go on with."""
+        if self._how.resumption is not None:
+            self._how.resumption.forget()

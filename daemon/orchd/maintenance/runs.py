@@ -62,7 +62,10 @@ def broken_rules(store: EventStore, progress: Progress) -> Iterator[str]:
 
 
 def _broken(under_way: dict[str, _Run], event: RecordedEvent) -> str:
-    facts = _decode(event.data)
+    try:
+        facts = _decode(event.data)
+    except msgspec.MsgspecError as error:
+        return f"its data cannot be read ({error})"
     if event.type == "task.started":
         before = under_way.get(event.stream)
         run = _Run(facts.run or 0, facts.token or 0, facts.alone)

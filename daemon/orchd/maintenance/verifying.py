@@ -8,6 +8,7 @@ import msgspec
 
 from orchd.maintenance.opening import reading
 from orchd.maintenance.progress import Progress, silent
+from orchd.maintenance.reading import StateReader
 from orchd.system import System
 from orchd_eventstore import BadCommit
 
@@ -31,8 +32,14 @@ class LogVerdict(msgspec.Struct, frozen=True, kw_only=True):
         return msgspec.structs.asdict(self)
 
 
-def verify_log(url: str, *, system: System, progress: Progress | None = None) -> LogVerdict:
+def verify_log(
+    url: str, *, system: System, progress: Progress | None = None, known: str | None = None
+) -> LogVerdict:
     """Check every commit against the hash chain; stop at the first bad one.
+
+    Args:
+        known: the hash of a commit that was once the log's last, kept elsewhere. A log
+            whose end was cut off has an unbroken chain, but not that commit.
 
     Raises:
         StateMissing: there is no state.
@@ -41,14 +48,22 @@ def verify_log(url: str, *, system: System, progress: Progress | None = None) ->
     with reading(url, system=system) as reader:
         head = reader.store.head()
         found = reader.store.verify(lambda done, total: tell("events", done, total))
+        problem = "" if found.bad is None else _sentence(found.bad)
+        if found.ok and known is not None and not _has(reader, known):
+            problem = f"no commit has the hash {known}: it was cut off, or of another log"
     return LogVerdict(
-        ok=found.ok,
+        ok=not problem,
         commits=found.commits,
         events=found.events,
         position=head.position,
         hash=head.hash,
-        problem="" if found.bad is None else _sentence(found.bad),
+        problem=problem,
     )
+
+
+def _has(reader: StateReader, known: str) -> bool:
+    with reader.snapshot(patient=True) as snapshot:
+        return bool(snapshot.all("SELECT 1 FROM commits WHERE hash = ? LIMIT 1", (known,)))
 
 
 def _sentence(bad: BadCommit) -> str:

@@ -39,6 +39,7 @@ from orchd.operations.news import NewsHub
 from orchd.operations.reasons import why
 from orchd.operations.submission import Known
 from orchd.operations.surroundings import Surroundings, limits_of
+from orchd.operations.upkeep import Upkeep
 from orchd.operations.views import (
     BreakerInfo,
     EventView,
@@ -57,7 +58,7 @@ from orchd.system import System
 from orchd.tasks.commands import Cancel
 from orchd.tasks.state import TaskState
 
-CLOCK_SECONDS = 10.0
+CLOCK_SECONDS = 1.0
 """How often the ledger's clock is asked for."""
 STALE_SECONDS = 1.0
 """How old the known daemons and the surroundings of a new task may be."""
@@ -127,6 +128,7 @@ class Operations:
         self._around: tuple[float, Surroundings] | None = None
         self._intake = Intake(ledger, commit, system)
         self._dead_letters = DeadLetters(ledger, commit, system)
+        self.upkeep = Upkeep(ledger, commit, system)
 
     def swap_settings(self, settings: Settings) -> None:
         """Use another configuration from now on."""

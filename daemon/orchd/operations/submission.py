@@ -206,8 +206,16 @@ _RULES: tuple[tuple[str, Callable[[str], bool], str], ...] = (
         _reads(parse_rfc3339),
         "must be a time with its offset from UTC, such as 2026-11-24T09:30:00Z",
     ),
-    ("delay", _reads(parse_duration), "must be a duration such as 250ms, 30s or PT1H"),
-    ("timeout", _positive, "must be a duration above zero, such as 30s or PT1H"),
+    (
+        "delay",
+        _reads(parse_duration),
+        "must be a duration such as 250ms, 30s or PT1H, of at most 36525d",
+    ),
+    (
+        "timeout",
+        _positive,
+        "must be a duration above zero, such as 30s or PT1H, of at most 36525d",
+    ),
 )
 
 

@@ -9,7 +9,7 @@ import click
 from orchd.config.instants import format_instant
 from orchd.system import RealSystem
 from orchd_ops.cli.invocation import invocation
-from orchd_ops.cli.output import clean
+from orchd_ops.cli.output import clean, say
 from orchd_ops.cli.verbs import VerbGroup, examples
 from orchd_ops.cli.working import shown_progress
 
@@ -26,14 +26,24 @@ def checkpoint() -> None:
 @click.argument("path", required=False)
 @click.pass_context
 def create(context: click.Context, path: str | None) -> None:
-    """Write a verified, consistent copy of the state (default: beside the state)."""
+    """Write a verified, consistent copy of the state (default: beside the state).
+
+    Works while daemons run. What was accepted before it began is in it.
+    """
     from orchd.maintenance.checkpoints import create as make
+    from orchd_ops.cli.upkeep import checkpoint_note
 
     call = invocation(context)
     with shown_progress("copying") as progress:
         manifest = make(
-            call.loaded.settings.database, path, system=RealSystem(), progress=progress
+            call.loaded.settings.database,
+            path,
+            system=RealSystem(),
+            progress=progress,
+            note=checkpoint_note(call),
         )
+    if not manifest.recorded:
+        say("the log does not mention it: a daemon has the state open and did not answer")
     sentence = f"{clean(str(manifest.path))} holds position {manifest.position}"
     call.output.acted(_item(manifest.as_dict()), sentence)
 
@@ -65,12 +75,18 @@ def verify(context: click.Context, path: str) -> None:
     call.output.acted(_item(manifest.as_dict()), sentence)
 
 
-@examples("orchd --database sqlite:///new.db checkpoint restore /backup/orchd-monday.orchd")
+@examples(
+    "orchd --database sqlite:////var/lib/orchd/new.db checkpoint restore monday.orchd",
+    "orchd --database postgresql://orchd@db/orchd checkpoint restore monday.orchd",
+)
 @checkpoint.command()
 @click.argument("path")
 @click.pass_context
 def restore(context: click.Context, path: str) -> None:
-    """Restore a checkpoint into an empty database."""
+    """Restore a checkpoint into an empty database, of either kind.
+
+    Finished tasks stay finished; those in progress are taken up by the next daemon.
+    """
     from orchd.maintenance.checkpoints import restore as fill
 
     call = invocation(context)

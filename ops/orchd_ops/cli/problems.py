@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+
 from orchd.client import Conflict, NotFound, Problem, Refused, Unauthorized, Unavailable
 from orchd.ledger.port import LedgerUnavailable
 from orchd.transport import Unreachable
@@ -25,7 +27,16 @@ def translate(error: Exception) -> Failure | None:
     for kind, code in _CODES:
         if isinstance(error, kind):
             return Failure(_sentence(error), code)
-    return None
+    return _translate_store(error)
+
+
+def _translate_store(error: Exception) -> Failure | None:
+    """Translate what the event store raises, without importing it for its errors' sake."""
+    store = sys.modules.get("orchd_eventstore")
+    if store is None or not isinstance(error, store.EventStoreError):
+        return None
+    away = isinstance(error, store.StoreUnavailable)
+    return Failure(str(error), Exit.UNAVAILABLE if away else Exit.FAILED)
 
 
 def _sentence(error: Exception) -> str:

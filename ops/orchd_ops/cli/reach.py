@@ -61,7 +61,7 @@ def reach(call: Invocation, *, write: bool) -> Reached:
     system = RealSystem()
     deadline = system.monotonic() + LOCKED_SECONDS
     while True:
-        transport = _daemon_transport(call)
+        transport = daemon_transport(call)
         if transport is not None:
             return Reached(transport, direct=False)
         try:
@@ -99,7 +99,8 @@ def _token(call: Invocation, url: str) -> str | None:
         raise Failure(str(error), Exit.CONFIGURATION) from None
 
 
-def _daemon_transport(call: Invocation) -> Transport | None:
+def daemon_transport(call: Invocation) -> Transport | None:
+    """Return the way to the daemon of the state on this machine; None without one."""
     path = places.socket_path(call.loaded.settings.database, os.environ)
     if not path.exists():
         return None

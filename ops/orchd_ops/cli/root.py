@@ -10,7 +10,7 @@ _VERBS = {
     "serve": ("serving", "serve", "Run the daemon in the foreground."),
     "demo": ("demonstrating", "demo", "Show what orchd does, without any key."),
     "submit": ("submitting", "submit", "Submit one task, or a file of tasks."),
-    "task": ("tasks", "task", "List, show, wait for and cancel tasks."),
+    "task": ("tasks", "task", "List, show, wait for, cancel and erase tasks."),
     "dlq": ("dead_letters", "dlq", "Look at dead letters; requeue or discard them."),
     "queue": ("queues", "queue", "List, pause and resume queues."),
     "breaker": ("breakers", "breaker", "List and reset circuit breakers."),

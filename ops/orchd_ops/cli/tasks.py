@@ -16,12 +16,13 @@ from orchd_ops.cli.waiting import wait_for
 
 STATUSES = ("pending", "in_progress", "completed", "failed", "cancelled", "discarded")
 LIST_COLUMNS = ("id", "status", "queue", "executor", "attempts", "created_at", "summary")
+ERASE_SECONDS = 120.0
 _SUMMARY_CHARACTERS = 48
 
 
 @click.group(cls=VerbGroup)
 def task() -> None:
-    """List, show, wait for and cancel tasks."""
+    """List, show, wait for, cancel and erase tasks."""
 
 
 @examples(
@@ -115,6 +116,43 @@ def cancel(context: click.Context, task_id: str, reason: str) -> None:
     asked = item["status"] == "in_progress"
     done = "is being stopped" if asked else f"is {item['status']}"
     call.output.acted(item, f"task {clean(item['id'])} {done}")
+
+
+@examples(
+    "orchd task erase 0199-… --reason 'asked for by the customer'",
+    "orchd task list --status completed -o jsonl | jq -r .id | xargs orchd task erase",
+)
+@task.command()
+@click.argument("task_ids", metavar="ID...", nargs=-1, required=True)
+@click.option("--reason", default="", metavar="TEXT", help="Kept in the log.")
+@click.pass_context
+def erase(context: click.Context, task_ids: tuple[str, ...], reason: str) -> None:
+    """Erase what finished tasks said and were told; their history stays.
+
+    Description, payload, metadata, result, feedback and error texts go for good; ids,
+    names, times and the log's chain stay. Checkpoints that were made before still hold
+    them, and on PostgreSQL old row versions do until VACUUM.
+    """
+    call = invocation(context)
+    items: list[dict[str, Any]] = []
+    with reached(call, write=True) as found:
+        for task_id in task_ids:
+            items.append(
+                found.client.request(
+                    "POST",
+                    path("tasks", task_id, "erase"),
+                    without_nothing({"reason": reason}),
+                    timeout_seconds=ERASE_SECONDS,
+                    repeat=True,
+                )
+            )
+    if call.output.form != "table":
+        call.output.listing(items, ())
+        return
+    for item in items:
+        what = f"{item['events']} events, {item['bodies']} large bodies"
+        done = what if item["events"] else "nothing was left to erase"
+        write(f"task {clean(item['id'])}: {done}")
 
 
 @examples("orchd task why 0199-…")

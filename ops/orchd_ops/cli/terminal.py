@@ -8,9 +8,11 @@ from typing import Protocol
 
 from rich import box
 from rich.console import Console
-from rich.progress import Progress
+from rich.progress import Progress, TimeElapsedColumn
 from rich.table import Table
 from rich.text import Text
+
+REDRAW_SECONDS = 0.1
 
 _STYLES = {
     "completed": "green",
@@ -38,18 +40,35 @@ def draw_table(
 
 
 class Advance(Protocol):
-    """Tells a progress bar where the work stands."""
+    """Tells a progress bar where the work stands, and what is being done now."""
 
-    def __call__(self, done: float, total: float | None = None) -> None: ...
+    def __call__(self, done: float, total: float | None = None, what: str = "") -> None: ...
 
 
 @contextmanager
 def progress_bar(title: str) -> Iterator[Advance]:
-    """Show a progress bar on stderr while the block runs."""
-    with Progress(console=Console(stderr=True), transient=True) as progress:
-        bar = progress.add_task(title, total=None)
+    """Show a progress bar on stderr while the block runs.
 
-        def advance(done: float, total: float | None = None) -> None:
-            progress.update(bar, completed=done, total=total)
+    It is drawn by whoever advances it: a thread of its own would keep this process from
+    having helpers.
+    """
+    console = Console(stderr=True)
+    with Progress(
+        *Progress.get_default_columns(),
+        TimeElapsedColumn(),
+        console=console,
+        transient=True,
+        auto_refresh=False,
+    ) as progress:
+        bar = progress.add_task(title, total=None)
+        drawn_at = 0.0
+
+        def advance(done: float, total: float | None = None, what: str = "") -> None:
+            nonlocal drawn_at
+            text = f"{title}: {what}" if what else title
+            progress.update(bar, description=text, completed=done, total=total)
+            if progress.get_time() - drawn_at >= REDRAW_SECONDS:
+                drawn_at = progress.get_time()
+                progress.refresh()
 
         yield advance

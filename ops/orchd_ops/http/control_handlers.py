@@ -90,8 +90,10 @@ async def list_workers(call: Call) -> ASGIApp:
 
 async def read_log(call: Call) -> ASGIApp:
     """Read the log from a position on; with `wait`, wait for news at its end."""
-    call.check_query("after", "cursor", "limit", "wait")
-    first = call.number("after", 0, 0, NUMBER_MAX)
+    call.check_query("after", "cursor", "last", "limit", "wait")
+    head = await call.operations.ledger.log_position()
+    last = call.number("last", head, 0, NUMBER_MAX)
+    first = call.number("after", max(0, head - last), 0, NUMBER_MAX)
     after = call.number("cursor", first, 0, NUMBER_MAX)
     limit = call.limit()
     wait_seconds = call.wait_seconds()
@@ -102,7 +104,7 @@ async def read_log(call: Call) -> ASGIApp:
     # A page may be short because its events are long: only an empty one is the end.
     cursor = str(entries[-1].position) if entries else None
     items = [event_view(entry) for entry in entries]
-    return json_response({"items": items, "next_cursor": cursor})
+    return json_response({"items": items, "next_cursor": cursor, "head": head})
 
 
 async def live(call: Call) -> ASGIApp:

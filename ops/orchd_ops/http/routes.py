@@ -9,6 +9,7 @@ import msgspec
 from orchd.operations.dead_letters import DeadLetterChoice, DeadLetterPage
 from orchd.operations.operations import Each, TaskListing, Why
 from orchd.operations.submission import Submission
+from orchd.operations.upkeep import CheckpointNote, Erased, Mended, Mending, Noted
 from orchd.operations.views import (
     BreakerInfo,
     EventView,
@@ -19,6 +20,7 @@ from orchd.operations.views import (
 )
 from orchd_ops.http import control_handlers as control
 from orchd_ops.http import task_handlers as tasks
+from orchd_ops.http import upkeep_handlers as upkeep
 from orchd_ops.http.calls import Handler
 from orchd_ops.http.streams import stream_events
 
@@ -53,6 +55,13 @@ class EventListing(View, frozen=True, kw_only=True):
 
     items: list[EventView]
     next_cursor: str | None
+
+
+class LogPage(EventListing, frozen=True, kw_only=True):
+    """One page of the log."""
+
+    head: int
+    """The log's last position when the page was read."""
 
 
 class QueueListing(View, frozen=True, kw_only=True):
@@ -184,6 +193,15 @@ ENDPOINTS: tuple[Endpoint, ...] = (
         problems=(404, 409),
     ),
     Endpoint(
+        "POST",
+        "/v1/tasks/{id}/erase",
+        upkeep.erase_task,
+        Erased,
+        body=Reason,
+        body_required=False,
+        problems=(404, 409),
+    ),
+    Endpoint(
         "GET",
         "/v1/events",
         stream_events,
@@ -201,9 +219,10 @@ ENDPOINTS: tuple[Endpoint, ...] = (
         "GET",
         "/v1/log",
         control.read_log,
-        EventListing,
+        LogPage,
         parameters=(
             Parameter("after", "The last position seen.", _POSITION),
+            Parameter("last", "Begin with the last so many events.", _POSITION),
             _LIMIT,
             _CURSOR,
             _WAIT,
@@ -265,4 +284,13 @@ ENDPOINTS: tuple[Endpoint, ...] = (
         problems=(404,),
     ),
     Endpoint("GET", "/v1/workers", control.list_workers, WorkerListing),
+    Endpoint("POST", "/v1/upkeep/mend", upkeep.mend, Mended, body=Mending, problems=(409,)),
+    Endpoint(
+        "POST",
+        "/v1/upkeep/checkpoints",
+        upkeep.note_checkpoint,
+        Noted,
+        body=CheckpointNote,
+        statuses=(201,),
+    ),
 )

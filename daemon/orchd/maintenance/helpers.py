@@ -1,0 +1,140 @@
+"""Spreads the examination of a log over the cores of this machine.
+
+Threads would not help, because folding is Python. So copies of this process each examine a
+part with a connection of their own, and tell what they saw; nobody but this process writes.
+"""
+
+from __future__ import annotations
+
+import gc
+import traceback
+from collections import deque
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
+from typing import NamedTuple
+
+from orchd.errors import OrchdError, StateUnreadable
+from orchd.maintenance.examining import Look, examine
+from orchd.maintenance.opening import reading
+from orchd.maintenance.reading import Span, StateReader
+from orchd.system import (
+    Channel,
+    Helper,
+    System,
+    fork_helper,
+    usable_cores,
+    wait_for_helpers,
+)
+from orchd_eventstore import EventStoreError
+
+HELPERS_MAX = 8
+
+
+class Part(NamedTuple):
+    """What one process examines at once; see `orchd.maintenance.examining.examine`."""
+
+    span: Span
+    head: int
+
+
+class Seen(NamedTuple):
+    """One look, or with `look` None the end of a part."""
+
+    part: int
+    """Its place among the parts."""
+    look: Look | None
+
+
+class _Trouble(NamedTuple):
+    """Why a helper could not go on."""
+
+    message: str
+    is_foreseen: bool
+
+
+def examine_alone(reader: StateReader, parts: Sequence[Part]) -> Iterator[Seen]:
+    """Examine all parts in this process."""
+    for number, part in enumerate(parts):
+        for look in examine(reader, *part):
+            yield Seen(number, look)
+        yield Seen(number, None)
+
+
+@contextmanager
+def fork_crew(
+    url: str, system: System, wanted: int | None, parts: int
+) -> Iterator[list[Helper]]:
+    """Lend helpers: `wanted`, or one on each core, but not more than parts.
+
+    There are none where one would do, or where this process cannot be copied.
+    """
+    count = min(usable_cores() if wanted is None else wanted, HELPERS_MAX, parts)
+    with ExitStack() as stack:
+        crew: list[Helper] = []
+        for _ in range(count if count > 1 else 0):
+            helper = fork_helper(lambda connection: _help(connection, url, system))
+            if helper is not None:
+                stack.callback(helper.end)
+                crew.append(helper)
+        yield crew
+
+
+def share_out(crew: Sequence[Helper], parts: Sequence[Part]) -> Iterator[Seen]:
+    """Let helpers examine all parts; what is seen of several parts comes in any order.
+
+    Raises:
+        StateUnreadable: whatever a helper cannot go on for.
+    """
+    waiting = deque(enumerate(parts))
+    at_work: dict[Helper, int] = {}
+    for helper in crew:
+        _assign(helper, waiting, at_work)
+    while at_work:
+        for helper in wait_for_helpers(list(at_work)):
+            message = _received(helper.connection)
+            yield Seen(at_work[helper], message)
+            if message is None:
+                _assign(helper, waiting, at_work)
+
+
+def _assign(
+    helper: Helper, waiting: deque[tuple[int, Part]], at_work: dict[Helper, int]
+) -> None:
+    at_work.pop(helper, None)
+    if waiting:
+        at_work[helper], part = waiting.popleft()
+        helper.connection.send(part)
+
+
+def _received(connection: Channel) -> Look | None:
+    try:
+        message = connection.recv()
+    except (EOFError, ConnectionError):
+        raise StateUnreadable(
+            "a process that helped was killed; perhaps memory ran out: try --jobs 1"
+        ) from None
+    if isinstance(message, _Trouble):
+        if message.is_foreseen:
+            raise StateUnreadable(message.message)
+        raise RuntimeError(f"in a process that helped: {message.message}")
+    look: Look | None = message
+    return look
+
+
+def _help(connection: Channel, url: str, system: System) -> None:
+    # Nothing here makes cycles, and looking for them costs a tenth of the time.
+    gc.disable()
+    # Whoever asked may be gone at any time; then nobody wants to hear anything.
+    with suppress(EOFError, ConnectionError):
+        try:
+            with reading(url, system=system) as reader:
+                while True:
+                    for look in examine(reader, *connection.recv()):
+                        connection.send(look)
+                    connection.send(None)
+        except (OrchdError, EventStoreError) as error:
+            connection.send(_Trouble(str(error), is_foreseen=True))
+        except (EOFError, ConnectionError):
+            raise
+        except Exception:
+            connection.send(_Trouble(traceback.format_exc(), is_foreseen=False))
