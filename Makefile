@@ -3,14 +3,18 @@
 #   PYTHON=...   the Python to build .venv with, 3.11 or newer
 #   TESTS=...    what `make test` runs: paths, and options of pytest
 #   JOBS=...     how many tests run at once
-#   TASKS=... KILLS=...   the size of the job of `make chaos`, and its kills
+#   CHAOS=small  how large the scenarios of `make chaos` are; tests/chaos/sizes.py
+#   FIRST=... SEEDS=... TRACE=1   the seeds of `make simulate`; one is told step by step
 
 SHELL := /bin/sh
 BIN := .venv/bin
 TESTS ?=
 JOBS ?= 2
-TASKS ?= 10000
-KILLS ?= 10
+CHAOS ?= full
+SCENARIOS ?= tests/chaos
+FIRST ?= 1
+SEEDS ?= 100000
+TRACE ?=
 LOCK ?=
 BENCHMARKS ?= $(wildcard bench/*.py)
 # The job that `make demo` runs after the demonstration itself.
@@ -21,10 +25,10 @@ RUN := .venv/.stamp-run
 DEV := .venv/.stamp-dev
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test chaos check fix bench lock clean
+.PHONY: help demo test chaos simulate check fix bench lock clean
 
 help: ## show this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-7s %s\n", $$1, $$2}' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-8s %s\n", $$1, $$2}' Makefile
 
 demo: $(RUN) ## run the demonstration and a real job; needs no key
 	@$(BIN)/orchd demo
@@ -34,10 +38,13 @@ test: $(DEV) ## run all tests, with SQLite and PostgreSQL
 	@requirements/programs
 	@$(BIN)/python -m pytest -n $(JOBS) $(TESTS)
 
-chaos: $(DEV) ## kill the daemon again and again in a bulk job; takes minutes
+chaos: $(DEV) ## break real daemons at full size; takes hours
 	@requirements/programs
-	@ORCHD_TEST_STORM_TASKS=$(TASKS) ORCHD_TEST_STORM_KILLS=$(KILLS) \
-	  $(BIN)/python -m pytest tests/chaos
+	@ORCHD_CHAOS=$(CHAOS) $(BIN)/python -m pytest $(SCENARIOS)
+
+simulate: $(DEV) ## break simulated fleets, seed after seed; takes an hour
+	@cd tests && ../$(BIN)/python -m simulation \
+	  $(FIRST) $(SEEDS) $(JOBS) $(if $(TRACE),--trace)
 
 check: $(DEV) ## check format, style, types and layers
 	@$(BIN)/ruff format --quiet --check --diff .

@@ -260,7 +260,7 @@ def test_both_sets_of_requirements_agree() -> None:
     assert run <= developers
 
 
-def test_the_storm_of_kills_has_its_full_size() -> None:
+def test_the_scenarios_of_chaos_have_their_full_size() -> None:
     ran = subprocess.run(
         ["make", "--dry-run", "--always-make", "chaos"],
         cwd=ROOT,
@@ -269,7 +269,6 @@ def test_the_storm_of_kills_has_its_full_size() -> None:
         text=True,
         check=True,
     )
-    told = (ROOT / "tests" / "chaos" / "test_kill_storm.py").read_text()
-    for variable, value in (("TASKS", 10_000), ("KILLS", 10)):
-        assert f"ORCHD_TEST_STORM_{variable}={value} " in ran.stdout
-        assert f'"ORCHD_TEST_STORM_{variable}"' in told
+    assert "ORCHD_CHAOS=full " in ran.stdout
+    told = (ROOT / "tests" / "chaos" / "sizes.py").read_text()
+    assert 'os.environ.get("ORCHD_CHAOS", "") == "full"' in told

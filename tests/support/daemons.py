@@ -7,26 +7,32 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from support.processes import ServerProcess
 
 ORCHD = str(Path(sys.executable).with_name("orchd"))
+TOKEN = "the-token-of-the-tests"
 READY_MARK = "listening on http://"
 
 
 class Installation:
     """A configuration file, a state, and the command line on them.
 
-    Everything lives below `home`, with short paths for the sockets.
+    Everything lives below `home`, with short paths for the sockets. The API's token is
+    `TOKEN`.
     """
 
     def __init__(self, home: Path, database: str, toml: str = "") -> None:
         self.home = home
         self.database = database
         self.config = home / "orchd.toml"
-        server = '[server]\nlisten = "127.0.0.1:0"\n'
+        token = home / "token"
+        token.touch(mode=0o600)
+        token.write_text(f"{TOKEN}\n")
+        server = f'[server]\nlisten = "127.0.0.1:0"\ntoken_file = "{token}"\n'
         self.config.write_text(f"database = {json.dumps(database)}\n{server}{toml}")
         inherited = {k: v for k, v in os.environ.items() if not k.startswith("ORCHD_")}
         self.environment = inherited | {
@@ -66,13 +72,19 @@ class Installation:
         ]
         return items
 
-    def serve(self, *arguments: str) -> ServerProcess:
-        """Start a daemon; call `wait_until_ready` on what this returns."""
+    def serve(
+        self, *arguments: str, wrapper: Sequence[str] = (), **options: Any
+    ) -> ServerProcess:
+        """Start a daemon; call `wait_until_ready` on what this returns.
+
+        Args:
+            wrapper: the command that starts the daemon's own, such as `strace`.
+            options: those of `subprocess.Popen`.
+        """
         return ServerProcess(
-            self.command("serve", *arguments),
+            [*wrapper, *self.command("serve", *arguments)],
             ready_mark=READY_MARK,
-            env=self.environment,
-            cwd=self.home,
+            **({"env": self.environment, "cwd": self.home} | options),
         )
 
     def events(self) -> list[dict[str, Any]]:

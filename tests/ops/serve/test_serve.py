@@ -8,8 +8,10 @@ import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
+import psycopg
 import pytest
 
+from orchd_migrations.running import UPGRADE_LOCK
 from support.command_line import CommandLine, DaemonProcess
 
 COMMANDS = """
@@ -229,8 +231,28 @@ def test_a_signal_while_it_starts_ends_it_in_order(cli: CommandLine) -> None:
     wait_for_file(cli.directory / "orchd.db.lock")
     daemon.signal(signal.SIGTERM)
     assert daemon.wait() == 0
+    # Whatever it was doing is done, or done by the next.
+    assert cli.serve().stop() == 0
     cli.ok("replay", "--check")
     cli.ok("log", "verify")
+
+
+def test_a_signal_during_a_migration_does_not_wait_for_it(
+    tmp_path: Path, postgres_url: str
+) -> None:
+    cli = CommandLine(tmp_path, postgres_url)
+    try:
+        with psycopg.connect(postgres_url, autocommit=True) as connection:
+            connection.execute(f"SELECT pg_advisory_lock({UPGRADE_LOCK})".encode())
+            daemon = cli.start("serve", "--listen", "127.0.0.1:0")
+            waiting = b"SELECT 1 FROM pg_locks WHERE locktype = 'advisory' AND NOT granted"
+            while not connection.execute(waiting).fetchone():
+                time.sleep(0.01)
+            daemon.signal(signal.SIGTERM)
+            assert daemon.wait() == 0
+        assert cli.serve().stop() == 0
+    finally:
+        cli.close()
 
 
 def test_a_bad_executor_keeps_it_from_starting(cli: CommandLine) -> None:
