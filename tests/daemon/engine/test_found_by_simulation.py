@@ -1,0 +1,277 @@
+"""Faults that the simulation found, each shown on a real database as it was."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import suppress
+from typing import Any
+
+import pytest
+
+from orchd.config.settings import Backoff, RetrySettings
+from orchd.engine import watch
+from orchd.executors.port import ExecutorAnswer, RunContext, Success
+from orchd.interfaces import TaskStatus
+from orchd.ledger.port import ActOnTask, Claimed, Outcome, Request
+from orchd.tasks.commands import RecordResult
+from support.engines import (
+    Harness,
+    ScriptedExecutor,
+    ScriptedVerifier,
+    settings_for,
+    until,
+)
+from support.ledgers import Hand
+
+Open = Callable[..., Awaitable[Harness]]
+NEVER_SECONDS = 3600.0
+
+
+@pytest.fixture
+async def start(database_url: str) -> AsyncIterator[Open]:
+    opened: list[Harness] = []
+
+    async def open_harness(*executors: Any, **options: Any) -> Harness:
+        settings = options.pop("settings", None) or settings_for(database_url)
+        harness = await Harness.open(database_url, executors, settings=settings, **options)
+        opened.append(harness)
+        return harness
+
+    yield open_harness
+    for harness in opened:
+        await harness.close()
+
+
+@pytest.fixture
+def no_poll(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let nothing be found that is found by looking again only."""
+    monkeypatch.setattr(watch, "POLL_SECONDS", NEVER_SECONDS)
+
+
+async def other_worker(harness: Harness) -> Hand:
+    """Return the hand of another worker, who can execute nothing."""
+    # Who has a SQLite file alone takes any other worker of it for dead.
+    await harness.engine._recovery.stop()
+    hand = Hand(harness.ledger, "other")
+    await hand.register()
+    return hand
+
+
+async def is_promoted(harness: Harness) -> bool:
+    """Tell whether the only timer has been taken from the timers."""
+    return await harness.ledger.next_due() is None
+
+
+# --- claims ---------------------------------------------------------------------------
+
+
+async def test_a_task_that_must_run_alone_needs_nothing_else_to_happen(
+    start: Open, database_url: str, no_poll: None
+) -> None:
+    """The claim that found it was not followed by the claim that takes it."""
+    retry = RetrySettings(backoff=Backoff(initial_seconds=0.0, jitter=False), max_crashes=0)
+    harness = await start(
+        ScriptedExecutor(), settings=settings_for(database_url, retry=retry)
+    )
+    await harness.submit("a", run_at=harness.engine.clock.now() + 1_500_000)
+    await harness.settle()
+    assert (await harness.task("a")).status is TaskStatus.COMPLETED
+
+
+async def test_an_alarm_outlives_a_claim_of_somebody_who_cannot_execute_the_task(
+    start: Open, no_poll: None
+) -> None:
+    """Such a claim takes the task from the timers, and left nobody to wake up for it."""
+    harness = await start(ScriptedExecutor())
+    hand = await other_worker(harness)
+    due = harness.engine.clock.now() + 900_000
+    await harness.submit("a", run_at=due)
+    await harness.engine._watch.tick()
+    assert await hand.claim(executors=(), verifiers=(), now=due) == []
+    assert await is_promoted(harness)
+    await harness.engine._watch.tick()
+    await harness.settle()
+    assert (await harness.task("a")).status is TaskStatus.COMPLETED
+
+
+async def test_a_task_that_another_clock_made_ready_too_early_is_found(
+    start: Open,
+) -> None:
+    """Its time had not come by this worker's clock, and no timer told of it any more."""
+    harness = await start(ScriptedExecutor(), start=False)
+    hand = await other_worker(harness)
+    due = hand.now() + 1_000_000
+    await hand.submit("a", run_at=due)
+    assert await hand.claim(executors=(), verifiers=(), now=due) == []
+    await harness.engine.start()
+    await harness.settle()
+    assert (await harness.task("a")).status is TaskStatus.COMPLETED
+
+
+# --- runs that are stopped ------------------------------------------------------------
+
+
+async def swallow(context: RunContext) -> ExecutorAnswer:
+    with suppress(asyncio.CancelledError):
+        await asyncio.Event().wait()
+    return Success(output="just in time")
+
+
+async def test_a_result_that_comes_with_the_time_limit_counts(start: Open) -> None:
+    """A body that answered in spite of its stop was released as if by a drain."""
+    executor = ScriptedExecutor(swallow)
+    harness = await start(executor, verifiers=[ScriptedVerifier()])
+    await harness.submit("a", verifiers=("judge",), execute_timeout_seconds=0.1)
+    await harness.settle()
+    assert await harness.event_types("a") == [
+        "submitted",
+        "started",
+        "executed",
+        "verified",
+        "completed",
+    ]
+    assert (await harness.task("a")).result == "just in time"
+
+
+async def test_a_run_whose_commit_is_on_its_way_is_not_left_behind(
+    start: Open, database_url: str
+) -> None:
+    """Two reports raced each other, and the run had no end at all."""
+    harness = await start(
+        ScriptedExecutor(swallow),
+        verifiers=[ScriptedVerifier()],
+        settings=settings_for(database_url, kill_grace_seconds=0.0),
+    )
+    commit = harness.ledger.commit
+    held = asyncio.Event()
+
+    async def hold_result(requests: Any, *, command_id: str) -> list[Outcome]:
+        if any(_records_result(request) for request in requests) and not held.is_set():
+            held.set()
+            # Meanwhile the moment passes at which bodies are left behind.
+            await asyncio.sleep(1.2)
+        return await commit(requests, command_id=command_id)
+
+    harness.ledger.commit = hold_result  # type: ignore[method-assign]  # a fault
+    await harness.submit("a", verifiers=("judge",), execute_timeout_seconds=0.1)
+    await harness.settle()
+    assert held.is_set()
+    assert await harness.event_types("a") == [
+        "submitted",
+        "started",
+        "executed",
+        "verified",
+        "completed",
+    ]
+
+
+def _records_result(request: Request) -> bool:
+    return isinstance(request, ActOnTask) and isinstance(request.command, RecordResult)
+
+
+# --- leases ---------------------------------------------------------------------------
+
+
+async def test_a_fenced_worker_does_not_come_back_by_reloading(start: Open) -> None:
+    """Its row was gone already, and what it can do was written as a new row."""
+    harness = await start(ScriptedExecutor())
+    engine = harness.engine
+    await engine.lease.stop()
+    assert await harness.ledger.fence_worker(engine.worker_id, only_if_expired=False)
+    await harness.ledger.retire_worker(engine.worker_id)
+    await engine.swap_settings(engine.settings, {"work": ScriptedExecutor()}, {})
+    assert await harness.ledger.workers() == []
+
+
+async def hang(context: RunContext) -> ExecutorAnswer:
+    await asyncio.Event().wait()
+    return Success(output="")
+
+
+async def test_an_exclusive_run_stops_while_the_renewal_hangs(
+    start: Open, database_url: str
+) -> None:
+    """The end of the lease was found by renewals that failed, not by one that hung."""
+    stopped = asyncio.Event()
+
+    async def watched(context: RunContext) -> ExecutorAnswer:
+        try:
+            return await hang(context)
+        finally:
+            stopped.set()
+
+    executor = ScriptedExecutor(watched, exclusive=True)
+    settings = settings_for(database_url, lease_seconds=1.0)
+    harness = await start(executor, settings=settings)
+    await harness.submit("a")
+    await until(lambda: bool(executor.calls))
+    answer = asyncio.Event()
+    renew = harness.ledger.renew_worker
+
+    async def hang_first(worker_id: str, lease_seconds: float) -> bool:
+        await answer.wait()
+        return await renew(worker_id, lease_seconds)
+
+    harness.ledger.renew_worker = hang_first  # type: ignore[method-assign]  # a fault
+    try:
+        async with asyncio.timeout(5):
+            await stopped.wait()
+    finally:
+        answer.set()
+
+
+async def test_nothing_exclusive_starts_without_a_lease(
+    start: Open, database_url: str
+) -> None:
+    """It was claimed and executed with a lease that had run out, which nobody noticed."""
+    exclusive = ScriptedExecutor(name="exclusive", exclusive=True)
+    other = ScriptedExecutor()
+    settings = settings_for(database_url, lease_seconds=1.0)
+    harness = await start(exclusive, other, settings=settings)
+    answer = asyncio.Event()
+    renew = harness.ledger.renew_worker
+
+    async def hang_first(worker_id: str, lease_seconds: float) -> bool:
+        await answer.wait()
+        return await renew(worker_id, lease_seconds)
+
+    harness.ledger.renew_worker = hang_first  # type: ignore[method-assign]  # a fault
+    await until(lambda: not harness.engine.lease.is_current)
+    await harness.submit("a", executor="exclusive")
+    await harness.submit("b")
+    await until(lambda: bool(other.calls))
+    assert not exclusive.calls
+    answer.set()
+    await harness.settle()
+    assert len(exclusive.calls) == 1
+
+
+async def test_claims_leave_out_what_is_exclusive_while_there_is_no_lease(
+    start: Open, database_url: str
+) -> None:
+    """A claim that crossed the end of the lease gives the task back unexecuted."""
+    executor = ScriptedExecutor(exclusive=True)
+    settings = settings_for(database_url, lease_seconds=1.0)
+    harness = await start(executor, settings=settings)
+    commit = harness.ledger.commit
+
+    async def slowly(requests: Any, *, command_id: str) -> list[Outcome]:
+        outcomes = await commit(requests, command_id=command_id)
+        if any(isinstance(o, Claimed) and o.tasks for o in outcomes):
+            # While the answer was on its way the lease ran out.
+            harness.engine.lease._renewed -= 1.0
+        return outcomes
+
+    harness.ledger.commit = slowly  # type: ignore[method-assign]  # a fault
+    await harness.submit("a")
+    await until(lambda: harness.engine.running == 0 and _released(harness))
+    harness.ledger.commit = commit  # type: ignore[method-assign]  # the fault is over
+    await harness.settle()
+    events = await harness.event_types("a")
+    assert events[:3] == ["submitted", "started", "released"]
+    assert (await harness.task("a")).attempts == 1
+
+
+def _released(harness: Harness) -> bool:
+    return not harness.engine.lease.is_current
