@@ -22,6 +22,10 @@ KEEP_ALIVE_SECONDS = 60
 STOP_SECONDS = 5
 """How long requests may take to end when the server stops."""
 BACKLOG = 1024
+DATE_SECONDS = 1.0
+"""How old the `Date` of an answer may be."""
+DATE_TICK = 0
+"""The tick of uvicorn that sets it."""
 
 _CREDENTIALS = struct.Struct("3i")
 
@@ -121,6 +125,23 @@ def peer_allowed(user: int | None) -> bool:
 
 
 class _Embedded(uvicorn.Server):
+    def __init__(self, config: uvicorn.Config) -> None:
+        super().__init__(config)
+        self._leaving = asyncio.Event()
+
+    def leave(self) -> None:
+        """End the main loop."""
+        self.should_exit = True
+        self._leaving.set()
+
+    async def main_loop(self) -> None:
+        # uvicorn's own wakes up ten times a second to look whether it is to exit, which is
+        # most of what an idle daemon would do.
+        while not await self.on_tick(DATE_TICK):
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(DATE_SECONDS):
+                    await self._leaving.wait()
+
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
         # The daemon owns the signals.
@@ -178,7 +199,7 @@ class HTTPServer:
         task, self._task = self._task, None
         if task is None:
             return
-        self._server.should_exit = True
+        self._server.leave()
         await task
         self.listener.close()
 
