@@ -33,7 +33,8 @@ class BreakerState(msgspec.Struct, frozen=True, kw_only=True):
     """Dependency failures in a row that opened it."""
     error: str
     until: int | None
-    """Open: when a probe may start. Half-open: when the probe counts as lost."""
+    """Open: when a probe may start. Half-open: when another worker may send one, unless
+    the probe is still at work."""
     worker: str | None
     """Half-open: the worker that probes."""
     changed_at: int
@@ -78,7 +79,8 @@ class Open(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Probe(msgspec.Struct, frozen=True, kw_only=True):
-    """Command: let `worker` send one task; another may after `patience` microseconds."""
+    """Command: let `worker` send one task; another worker may after `patience`
+    microseconds, if none is at work then."""
 
     now: int
     worker: str
@@ -106,12 +108,15 @@ def decide(state: BreakerState | None, command: BreakerCommand) -> tuple[Breaker
         return () if position is Position.CLOSED else (BreakerClosed(),)
     if state is None or not may_probe(state, command.now):
         return ()
+    if state.worker == command.worker:
+        # It may send one as it is.
+        return ()
     until = command.now + command.patience
     return (BreakerHalfOpened(worker=command.worker, until=until),)
 
 
 def may_probe(state: BreakerState, now: int) -> bool:
-    """Tell whether the cooldown, or the patience with another's probe, is over."""
+    """Tell whether the cooldown, or the patience with who is to probe, is over."""
     if state.position is Position.CLOSED:
         return False
     return state.until is not None and state.until <= now

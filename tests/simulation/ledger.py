@@ -226,6 +226,9 @@ class SimulatedLedger:
     async def has_waiting(self, executor: str) -> bool:
         return await self._route.read(lambda: _has_waiting(self.database, executor))
 
+    async def has_probe(self, breaker: BreakerState) -> bool:
+        return await self._route.read(lambda: _has_probe(self.database, breaker))
+
     async def workers(self) -> list[WorkerView]:
         return await self._route.read(lambda: [*self.database.workers.values()])
 
@@ -302,6 +305,15 @@ def _has_waiting(database: Database, executor: str) -> bool:
         if database.schedule.timers.get(state.id, now + 1) <= now:
             return True
     return False
+
+
+def _has_probe(database: Database, breaker: BreakerState) -> bool:
+    return any(
+        state.executor == breaker.name
+        and state.phase is Phase.EXECUTE
+        and (state.started_at or 0) >= breaker.changed_at
+        for state in database.held_by(breaker.worker or "")
+    )
 
 
 def _queues(database: Database) -> list[QueueView]:

@@ -47,7 +47,7 @@ class BreakerWatch:
         self._failures: dict[str, int] = {}
         self._states: dict[str, BreakerState] = {}
         self._probed: dict[str, int] = {}
-        """Executor -> version of the half-open breaker that has had its one task."""
+        """Executor -> version of the half-open breaker that has its one task."""
 
     def heard(self, executor: str, answer: ExecutorAnswer) -> None:
         """Count an executor's answer."""
@@ -70,8 +70,8 @@ class BreakerWatch:
         """Return the executors whose half-open breaker waits for this worker's probe."""
         return tuple(
             name
-            for name, state in self._states.items()
-            if self._is_my_probe(name) and self._probed.get(name) != state.version
+            for name in self._states
+            if self._is_my_probe(name) and not self._is_sent(name)
         )
 
     def probe_started(self, executor: str) -> None:
@@ -82,15 +82,27 @@ class BreakerWatch:
         """Read all breakers and begin due probes; True when something may be claimed."""
         before = self._states
         self._states = {state.name: state for state in await self._ledger.breakers()}
-        for name in executors:
-            await self._probe_if_due(name)
-        return self._states != before
+        due = [name for name in executors if await self._is_probe_due(name)]
+        for name in due:
+            await self._probe(name)
+        return bool(due) or self._states != before
 
-    async def _probe_if_due(self, executor: str) -> None:
+    async def _is_probe_due(self, executor: str) -> bool:
         state = self._states.get(executor)
         if state is None or not may_probe(state, self._clock.now()):
-            return
-        if not await self._ledger.has_waiting(executor):
+            return False
+        if self._is_my_probe(executor) and not self._is_sent(executor):
+            return False
+        if state.position is Position.HALF_OPEN and await self._ledger.has_probe(state):
+            # However long it takes, its answer is what everybody waits for.
+            return False
+        return await self._ledger.has_waiting(executor)
+
+    async def _probe(self, executor: str) -> None:
+        if self._is_my_probe(executor):
+            # The probe ended without an answer: it was cancelled, or gave way to a drain.
+            # The right to send one is still this worker's.
+            self._probed.pop(executor, None)
             return
         patience = self._limits(executor).cooldown_seconds
         command = Probe(
@@ -136,6 +148,9 @@ class BreakerWatch:
         if state is None or state.position is not Position.HALF_OPEN:
             return False
         return state.worker == self._worker_id()
+
+    def _is_sent(self, executor: str) -> bool:
+        return self._probed.get(executor) == self._states[executor].version
 
     def _limits(self, executor: str) -> BreakerSettings:
         settings = self._settings()

@@ -359,6 +359,10 @@ class Ledger(Protocol):
         """Tell whether a ready task waits for this executor, its breaker aside."""
         ...
 
+    async def has_probe(self, breaker: BreakerState) -> bool:
+        """Tell whether the worker of a half-open breaker executes a task as its probe."""
+        ...
+
     # Leases: rows, not events; by the database's clock.
 
     async def register_worker(self, worker: WorkerView, lease_seconds: float) -> None: ...

@@ -50,6 +50,10 @@ _DUE_FOR = (
     "SELECT 1 FROM timers AS r WHERE r.phase = 'execute' AND r.executor = ?"
     " AND r.due_at <= ? AND r.queue NOT IN (SELECT name FROM queues WHERE paused) LIMIT 1"
 )
+_PROBE = (
+    "SELECT 1 FROM tasks WHERE status = 'in_progress' AND worker = ?"
+    " AND executor = ? AND phase = 'execute' AND started_at >= ? LIMIT 1"
+)
 
 
 class Reads:
@@ -188,6 +192,12 @@ class Reads:
     def has_waiting(self, executor: str, now: int) -> bool:
         """Tell whether a task waits for nothing but this executor, breakers aside."""
         return bool(self._rows(_READY_FOR, executor) or self._rows(_DUE_FOR, executor, now))
+
+    def has_probe(self, breaker: BreakerState) -> bool:
+        """Tell whether the worker of a half-open breaker executes a task as its probe."""
+        # What it has started since is the probe; older runs began when claims flowed.
+        since = (breaker.worker, breaker.name, breaker.changed_at)
+        return bool(self._rows(_PROBE, *since))
 
 
 def _write_cursor(state: TaskState) -> str:

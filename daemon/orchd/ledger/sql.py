@@ -221,6 +221,9 @@ class SQLLedger:
         now = await self.now()
         return await self._read(self._reads.has_waiting, executor, now)
 
+    async def has_probe(self, breaker: BreakerState) -> bool:
+        return await self._read(self._reads.has_probe, breaker)
+
     # --- leases -----------------------------------------------------------------------
 
     async def register_worker(self, worker: WorkerView, lease_seconds: float) -> None:

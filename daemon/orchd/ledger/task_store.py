@@ -436,6 +436,10 @@ class TaskStoreLedger:
         """Return False: there is no breaker that a task could wait for."""
         return False
 
+    async def has_probe(self, breaker: BreakerState) -> bool:
+        """Return False: there is no breaker to probe."""
+        return False
+
     # --- leases: nobody else is there -------------------------------------------------
 
     async def register_worker(self, worker: WorkerView, lease_seconds: float) -> None:

@@ -532,8 +532,9 @@ async def test_the_breaker_opens_probes_and_closes(start: Open, database_url: st
     await harness.settle()
     types = [e.type for e in await harness.ledger.log(after=0, limit=1000)]
     breaker_types = [t.removeprefix("breaker.") for t in types if t.startswith("breaker.")]
-    assert breaker_types[:3] == ["opened", "half_opened", "opened"]
-    assert breaker_types[-2:] == ["half_opened", "closed"]
+    probes, last = breaker_types[:-1], breaker_types[-1]
+    assert (probes, last) == (["opened", "half_opened"] * (len(probes) // 2), "closed")
+    assert len(probes) >= 4
     for n in range(4):
         assert (await harness.task(f"t{n}")).status is TaskStatus.COMPLETED
     # Only the failures that opened the breaker were charged.

@@ -196,9 +196,15 @@ class LedgerConformance:
         probe = Probe(now=now, worker=hand.worker, patience=MINUTE)
         assert (await self._breaker(hand, probe)).position is Position.HALF_OPEN
         assert await hand.claim_ids() == []
+        [half_open] = await hand.ledger.breakers()
+        assert not await hand.ledger.has_probe(half_open)
         assert await hand.claim_ids(1, probe="work") == ["a"]
+        assert await hand.ledger.has_probe(half_open)
+        await hand.acted("a", c.Recover(now=hand.now(), worker=hand.worker))
+        assert not await hand.ledger.has_probe(half_open)
+        assert await hand.claim_ids(1, probe="work") == ["b"]
         await self._breaker(hand, Close(now=now))
-        assert await hand.claim_ids() == ["b"]
+        assert await hand.claim_ids() == ["a"]
         assert [state.position for state in await hand.ledger.breakers()] == [
             Position.CLOSED
         ]

@@ -78,6 +78,12 @@ def test_one_worker_probes_until_its_patience_is_over() -> None:
     assert (breaker.state.worker, breaker.state.until) == ("b", 80)
 
 
+def test_who_may_probe_already_does_not_take_over_from_itself() -> None:
+    breaker = _opened()
+    breaker.do(Probe(now=60, worker="a", patience=10))
+    assert breaker.do(Probe(now=1000, worker="a", patience=10)) == 0
+
+
 def test_a_probe_that_fails_opens_the_breaker_for_another_cooldown() -> None:
     breaker = _opened()
     breaker.do(Probe(now=60, worker="a", patience=10))
