@@ -145,10 +145,12 @@ def _translate(error: Any, at_commit: bool) -> EventStoreError:
 
 
 def _translate_text(text: str, at_commit: bool) -> StoreUnavailable:
+    disk_failed = any(word in text.lower() for word in _SQLITE_DISK_FAILED)
     unavailable = StoreUnavailable(text)
     if at_commit and not any(word in text for word in _SQLITE_BUSY):
-        unavailable = OutcomeUnknown(f"the connection was lost at COMMIT: {text}")
-    unavailable.disk_failed = any(word in text.lower() for word in _SQLITE_DISK_FAILED)
+        what = "COMMIT failed" if disk_failed else "the connection was lost at COMMIT"
+        unavailable = OutcomeUnknown(f"{what}: {text}")
+    unavailable.disk_failed = disk_failed
     return unavailable
 
 

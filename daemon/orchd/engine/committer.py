@@ -55,6 +55,8 @@ class Committer:
         self._sent_at: float | None = None
         self.unavailable_since: float | None = None
         """Monotonic second since which the ledger has not answered, or None."""
+        self.trouble: str | None = None
+        """What the ledger said last instead of an answer; None since it answers."""
 
     @property
     def idle(self) -> bool:
@@ -173,6 +175,7 @@ class Committer:
                 return outcomes
 
     def _note_unavailable(self, unavailable: LedgerUnavailable) -> None:
+        self.trouble = str(unavailable)
         if self.unavailable_since is None:
             self.unavailable_since = self._system.monotonic()
             logger.warning("the ledger is unavailable, repeating: %s", unavailable)
@@ -181,4 +184,4 @@ class Committer:
         if self.unavailable_since is not None:
             seconds = self._system.monotonic() - self.unavailable_since
             logger.warning("the ledger is available again after %.1f s", seconds)
-            self.unavailable_since = None
+            self.unavailable_since = self.trouble = None

@@ -169,6 +169,11 @@ class Engine:
         return self.committer.unavailable_since is None and self.lease.is_current
 
     @property
+    def trouble(self) -> str | None:
+        """What the ledger says instead of an answer; None when it answers."""
+        return self.committer.trouble or self.lease.trouble
+
+    @property
     def unanswered_seconds(self) -> float:
         """For how long the ledger has not answered the commit that is on its way."""
         return self.committer.waiting_seconds
@@ -295,7 +300,7 @@ class Engine:
                 Where others have waited for so long already, none are queued any more.
         """
         if self.unanswered_seconds > PATIENCE_SECONDS:
-            raise _no_answer(self.unanswered_seconds)
+            raise self._no_answer(self.unanswered_seconds)
         futures = [self.offer(request) for request in requests]
         gathered = asyncio.gather(*futures)
         try:
@@ -303,7 +308,13 @@ class Engine:
                 return list(await asyncio.shield(gathered))
         except TimeoutError:
             gathered.add_done_callback(_forget)
-            raise _no_answer(PATIENCE_SECONDS) from None
+            raise self._no_answer(PATIENCE_SECONDS) from None
+
+    def _no_answer(self, seconds: float) -> LedgerUnavailable:
+        reason = f": {self.trouble}" if self.trouble else ""
+        return LedgerUnavailable(
+            f"the database has not answered for {seconds:.0f} seconds{reason}"
+        )
 
     def wake(self) -> None:
         """Claim soon: something may be ready."""
@@ -428,10 +439,6 @@ class _Listener(Observer):
             self._engine.wake()
         if any(isinstance(event, TaskCancelRequested) for event in news.events):
             self._engine.stop_task(news.after.id)
-
-
-def _no_answer(seconds: float) -> LedgerUnavailable:
-    return LedgerUnavailable(f"the database has not answered for {seconds:.0f} seconds")
 
 
 def _forget(future: asyncio.Future[list[Outcome]]) -> None:

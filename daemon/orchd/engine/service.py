@@ -34,6 +34,8 @@ class Service:
         self._gap_seconds = gap_seconds
         self._woken = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
+        self.trouble: str | None = None
+        """Why the last tick did not find the ledger available; None when it did."""
 
     async def tick(self) -> None:
         """Do one round of work."""
@@ -61,7 +63,9 @@ class Service:
             begun = self._system.monotonic()
             try:
                 await self.tick()
+                self.trouble = None
             except LedgerUnavailable as unavailable:
+                self.trouble = str(unavailable)
                 logger.debug("%s waits for the ledger: %s", self.name, unavailable)
             except Exception:
                 logger.exception("%s failed and will try again", self.name)

@@ -271,7 +271,8 @@ class Daemon:
         if self._draining:
             problems.append("the daemon is draining")
         if not self._engine.healthy:
-            problems.append("the database does not answer, or the lease is lost")
+            reason = self._engine.trouble or "no answer, or the lease is lost"
+            problems.append(f"the database does not answer: {reason}")
         return problems
 
     async def _record(self, event: DaemonEvent) -> None:
