@@ -47,7 +47,7 @@ class WriterLock:
 
         Raises:
             StateLocked: another process, or another ledger of this one, has it.
-            StateUnreadable: the lock file cannot be made.
+            StateUnreadable: the lock file cannot be made or written.
         """
         try:
             descriptor = os.open(
@@ -56,10 +56,15 @@ class WriterLock:
         except OSError as error:
             raise StateUnreadable(
                 f"cannot make the lock file {self._path}: {error.strerror}; "
-                "the directory must be writable by this user"
+                "the directory must be writable by this user, and have room"
             ) from error
         try:
             self._lock(descriptor)
+        except OSError as error:
+            os.close(descriptor)
+            raise StateUnreadable(
+                f"cannot write the lock file {self._path}: {error.strerror}"
+            ) from error
         except BaseException:
             os.close(descriptor)
             raise
