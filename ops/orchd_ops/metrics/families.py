@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import platform
 
 from prometheus_client import (
@@ -9,6 +10,7 @@ from prometheus_client import (
     Counter,
     Gauge,
     Histogram,
+    ProcessCollector,
     disable_created_metrics,
 )
 
@@ -37,6 +39,12 @@ class ProcessFamilies:
             registry=registry,
         )
         build.labels(release or "unknown", platform.python_version()).set(1)
+        # Memory, descriptors and processor time, under the names that everybody uses.
+        ProcessCollector(registry=registry)
+        tasks = Gauge(
+            "orchd_asyncio_tasks", "Tasks of this process's event loop.", registry=registry
+        )
+        tasks.set_function(lambda: float(len(asyncio.all_tasks())))
 
     def _declare_counters(self, registry: CollectorRegistry) -> None:
         def counter(name: str, meaning: str, *labels: str) -> Counter:
