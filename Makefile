@@ -5,6 +5,7 @@
 #   JOBS=...     how many tests run at once
 #   CHAOS=small  how large the scenarios of `make chaos` are; tests/chaos/sizes.py
 #   FIRST=... SEEDS=... TRACE=1   the seeds of `make simulate`; one is told step by step
+#   TASKS=... DATABASE=sqlite     what `make soak` puts through one daemon, and on what
 
 SHELL := /bin/sh
 BIN := .venv/bin
@@ -15,6 +16,8 @@ SCENARIOS ?= tests/chaos
 FIRST ?= 1
 SEEDS ?= 100000
 TRACE ?=
+TASKS ?= 1000000
+DATABASE ?= postgresql
 LOCK ?=
 BENCHMARKS ?= $(wildcard bench/*.py)
 # The job that `make demo` runs after the demonstration itself.
@@ -25,7 +28,7 @@ RUN := .venv/.stamp-run
 DEV := .venv/.stamp-dev
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test chaos simulate check fix bench lock clean
+.PHONY: help demo test chaos simulate soak check fix bench lock clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-8s %s\n", $$1, $$2}' Makefile
@@ -45,6 +48,9 @@ chaos: $(DEV) ## break real daemons at full size; takes hours
 simulate: $(DEV) ## break simulated fleets, seed after seed; takes an hour
 	@cd tests && ../$(BIN)/python -m simulation \
 	  $(FIRST) $(SEEDS) $(JOBS) $(if $(TRACE),--trace)
+
+soak: $(DEV) ## see one daemon's memory through a million tasks; draws docs/images/soak.svg
+	@PYTHONPATH=tests $(BIN)/python -m soak --tasks $(TASKS) --database $(DATABASE)
 
 check: $(DEV) ## check format, style, types and layers
 	@$(BIN)/ruff format --quiet --check --diff .
