@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import msgspec
 
 from orchd import breakers, queues
-from orchd.errors import StateUnreadable
+from orchd.errors import SchemaTooNew, StateUnreadable
 from orchd.interfaces import TaskStatus
 from orchd.ledger import rows
 from orchd.tasks.events import EventMeta, decode_event, decode_meta
@@ -61,6 +61,12 @@ class UnreadableStream(StateUnreadable):
             f"stream {stream} cannot be folded: {reason}; if `orchd log verify` finds no "
             "fault, a newer orchd wrote it: use that release"
         )
+
+
+class NewerStream(UnreadableStream):
+    """A stream holds an event of a type that this program does not know."""
+
+    exit_code = SchemaTooNew.exit_code
 
 
 def fold_task(task_id: str, history: History) -> Expected:
@@ -149,11 +155,12 @@ def expect(kind: Kind, key: str, history: History) -> Expected:
     """Return what a stream adds up to.
 
     Raises:
-        UnreadableStream: it holds an unknown event, or one that is damaged.
+        NewerStream: it holds an unknown event.
+        UnreadableStream: it holds one that is damaged.
     """
     try:
         return kind.expect(key, history)
     except KeyError as unknown:
-        raise UnreadableStream(kind.prefix + key, f"unknown event {unknown}") from unknown
+        raise NewerStream(kind.prefix + key, f"unknown event {unknown}") from unknown
     except (BrokenStream, msgspec.MsgspecError, ValueError) as error:
         raise UnreadableStream(kind.prefix + key, error) from error

@@ -49,7 +49,16 @@ class _Trouble(NamedTuple):
     """Why a helper could not go on."""
 
     message: str
-    is_foreseen: bool
+    exit_code: int | None
+    """What the program is to end with; None for an error that nobody foresaw."""
+
+
+class HelperStopped(StateUnreadable):
+    """What a helper could not go on for, in its own words."""
+
+    def __init__(self, message: str, exit_code: int) -> None:
+        super().__init__(message)
+        self.exit_code = exit_code
 
 
 def examine_alone(reader: StateReader, parts: Sequence[Part]) -> Iterator[Seen]:
@@ -83,7 +92,7 @@ def share_out(crew: Sequence[Helper], parts: Sequence[Part]) -> Iterator[Seen]:
     """Let helpers examine all parts; what is seen of several parts comes in any order.
 
     Raises:
-        StateUnreadable: whatever a helper cannot go on for.
+        HelperStopped: whatever a helper cannot go on for.
     """
     waiting = deque(enumerate(parts))
     at_work: dict[Helper, int] = {}
@@ -114,8 +123,8 @@ def _received(connection: Channel) -> Look | None:
             "a process that helped was killed; perhaps memory ran out: try --jobs 1"
         ) from None
     if isinstance(message, _Trouble):
-        if message.is_foreseen:
-            raise StateUnreadable(message.message)
+        if message.exit_code is not None:
+            raise HelperStopped(message.message, message.exit_code)
         raise RuntimeError(f"in a process that helped: {message.message}")
     look: Look | None = message
     return look
@@ -132,9 +141,11 @@ def _help(connection: Channel, url: str, system: System) -> None:
                     for look in examine(reader, *connection.recv()):
                         connection.send(look)
                     connection.send(None)
-        except (OrchdError, EventStoreError) as error:
-            connection.send(_Trouble(str(error), is_foreseen=True))
+        except OrchdError as error:
+            connection.send(_Trouble(str(error), error.exit_code))
+        except EventStoreError as error:
+            connection.send(_Trouble(str(error), StateUnreadable.exit_code))
         except (EOFError, ConnectionError):
             raise
         except Exception:
-            connection.send(_Trouble(traceback.format_exc(), is_foreseen=False))
+            connection.send(_Trouble(traceback.format_exc(), None))
