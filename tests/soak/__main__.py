@@ -15,15 +15,16 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
-from chaos.fleet import Daemon, Fleet, fleet
+from chaos.fleet import Fleet, fleet
 from orchd.client import Client
 from soak.growth import GROWTH_MB_MAX, PER_TASKS, faults, growth
+from soak.page import Page
 from soak.plot import draw
-from soak.samples import Sample, Sampler, finished, metrics, write
+from soak.samples import Sample, Sampler, write
 from support import postgres
 
 DOCS = Path(__file__).parents[2] / "docs"
@@ -65,9 +66,9 @@ def soak(there: Fleet, tasks: int, interval_seconds: float) -> list[Sample]:
     sampler = Sampler(daemon.url, daemon.pid, interval_seconds)
     sampler.start()
     try:
-        with daemon.client() as client:
-            _hand_in(daemon, client, tasks)
-            _wait_until_waiting(daemon, tasks, 0)
+        with daemon.client() as client, closing(Page(daemon.url)) as page:
+            _hand_in(client, page, tasks)
+            _wait_until_waiting(page, tasks, 0)
     finally:
         sampler.stop()
     there.stop()
@@ -76,9 +77,9 @@ def soak(there: Fleet, tasks: int, interval_seconds: float) -> list[Sample]:
     return sampler.samples
 
 
-def _hand_in(daemon: Daemon, client: Client, tasks: int) -> None:
+def _hand_in(client: Client, page: Page, tasks: int) -> None:
     for first in range(0, tasks, CHUNK_TASKS):
-        _wait_until_waiting(daemon, first, WAITING_TASKS_MAX)
+        _wait_until_waiting(page, first, WAITING_TASKS_MAX)
         numbers = range(first, min(first + CHUNK_TASKS, tasks))
         refused = [x for x in client.submit_many(map(_task, numbers)) if _is_refused(x)]
         assert not refused, refused[:3]
@@ -92,19 +93,14 @@ def _is_refused(outcome: dict[str, Any]) -> bool:
     return bool(outcome["outcome"] != "created")
 
 
-def _wait_until_waiting(daemon: Daemon, handed_in: int, at_most: int) -> None:
+def _wait_until_waiting(page: Page, handed_in: int, at_most: int) -> None:
     """Wait until no more than so many of the tasks are unfinished."""
     moved_at, last = time.monotonic(), -1
-    while handed_in > at_most and (done := _finished(daemon)) < handed_in - at_most:
+    while handed_in > at_most and (done := page.finished()) < handed_in - at_most:
         if done != last:
             moved_at, last = time.monotonic(), done
-        assert time.monotonic() - moved_at < STALLED_SECONDS, f"stalled: {daemon.log}"
+        assert time.monotonic() - moved_at < STALLED_SECONDS, f"stalled at {done:,} tasks"
         time.sleep(POLL_SECONDS)
-
-
-def _finished(daemon: Daemon) -> int:
-    assert daemon.is_alive, daemon.log
-    return finished(metrics(daemon.url))
 
 
 def judge(samples: Sequence[Sample], chosen: argparse.Namespace) -> int:

@@ -5,15 +5,14 @@ from __future__ import annotations
 import csv
 import threading
 import time
-import urllib.request
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import psutil
-from prometheus_client.parser import text_string_to_metric_families
 
-ANSWER_SECONDS = 30.0
+from soak.page import Page, finished
+
 BYTES_PER_MB = 1_000_000
 
 
@@ -34,7 +33,7 @@ class Sampler:
     """Looks at a daemon at an interval, in a thread of its own."""
 
     def __init__(self, url: str, pid: int, interval_seconds: float) -> None:
-        self._url = url
+        self._page = Page(url)
         self._process = psutil.Process(pid)
         self._interval_seconds = interval_seconds
         self._stopped = threading.Event()
@@ -54,6 +53,7 @@ class Sampler:
         if self._failure is not None:
             raise self._failure
         self.samples.append(self.look())
+        self._page.close()
 
     def _go_on(self) -> None:
         try:
@@ -64,7 +64,7 @@ class Sampler:
 
     def look(self) -> Sample:
         """Return how the daemon stands."""
-        found = metrics(self._url)
+        found = self._page.read()
         return Sample(
             seconds=round(time.monotonic() - self._began, 3),
             tasks=finished(found),
@@ -72,22 +72,6 @@ class Sampler:
             descriptors=self._process.num_fds(),
             asyncio_tasks=round(found["orchd_asyncio_tasks"]),
         )
-
-
-def finished(found: Mapping[str, float]) -> int:
-    """Return how many runs have ended, from `metrics`; the first one makes the series."""
-    return round(found.get("orchd_tasks_finished_total", 0.0))
-
-
-def metrics(url: str) -> dict[str, float]:
-    """Return what a daemon's metrics say: name -> sum over its series."""
-    with urllib.request.urlopen(f"{url}/metrics", timeout=ANSWER_SECONDS) as page:
-        text = page.read().decode()
-    found: dict[str, float] = {}
-    for family in text_string_to_metric_families(text):
-        for sample in family.samples:
-            found[sample.name] = found.get(sample.name, 0.0) + sample.value
-    return found
 
 
 def write(path: Path, samples: Sequence[Sample]) -> None:
