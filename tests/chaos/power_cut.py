@@ -3,8 +3,9 @@
 `strace` writes down what the daemon asks the kernel to do. From that follows, for every
 moment, what was certainly on the disk (written before a sync that has ended) and what may
 or may not have been (written since). A cut takes a moment and chance decides, page by page,
-what of the rest got there. Names of files are taken for durable at once, as on a file
-system that orders its metadata.
+what of the rest got there. When a sync fails, chance decides likewise, and for good: the
+kernel forgets what it could not write, and the next sync says nothing of it. Names of files
+are taken for durable at once, as on a file system that orders its metadata.
 """
 
 from __future__ import annotations
@@ -17,7 +18,12 @@ from typing import NamedTuple
 
 PAGE_BYTES = 4096
 CALLS = "openat,write,pwrite64,fsync,fdatasync,ftruncate,unlink,unlinkat,sendto,sendmsg"
-STRACE = ("strace", "-f", "-y", "-xx", "-s", "10000000", "-e", f"trace={CALLS}", "-o")
+SYNCS = ("fsync", "fdatasync")
+STRACE = (
+    *("strace", "-f", "-y", "-xx", "-s", "10000000", "-e", f"trace={CALLS}"),
+    *("-A", "-o"),
+)
+"""Starts a program under the tracer; the name of the trace follows, which is added to."""
 
 _LINE = re.compile(r"^(\d+)\s+(.*)$")
 _CALL = re.compile(r"^(\w+)\((.*)\)\s+= (-?\d+)")
@@ -28,7 +34,7 @@ _ACKNOWLEDGED = re.compile(rb'"id":"([^"]+)"')
 
 
 class Call(NamedTuple):
-    """A system call that has ended well."""
+    """A system call that has ended well, or a sync that has not."""
 
     name: str
     began: int
@@ -39,6 +45,7 @@ class Call(NamedTuple):
     data: bytes = b""
     number: int = 0
     """Offset of a write, or length after a truncation."""
+    failed: bool = False
 
 
 def read_trace(trace: Path) -> list[Call]:
@@ -69,9 +76,11 @@ def _calls(trace: Path) -> Iterator[Call]:
 
 def _parsed(text: str, began: int, ended: int) -> Call | None:
     match = _CALL.match(text)
-    if match is None or int(match[3]) < 0:
+    if match is None:
         return None
-    name, arguments = match[1], match[2]
+    name, arguments, failed = match[1], match[2], int(match[3]) < 0
+    if failed and name not in SYNCS:
+        return None
     if name in ("unlink", "unlinkat"):
         return Call(name, began, ended, _unquoted(arguments).decode(errors="replace"))
     path = _PATH.match(arguments)
@@ -82,7 +91,7 @@ def _parsed(text: str, began: int, ended: int) -> Call | None:
     number = 0
     if name in ("pwrite64", "ftruncate"):
         number = int(arguments.rpartition(", ")[2])
-    return Call(name, began, ended, file, _unquoted(arguments), number)
+    return Call(name, began, ended, file, _unquoted(arguments), number, failed)
 
 
 def _unquoted(arguments: str) -> bytes:
@@ -107,20 +116,33 @@ class _File:
                 _apply(self._durable, written)
         self._pending = [w for w in self._pending if w.ended >= call.began]
 
+    def fail(self, call: Call, chance: random.Random) -> None:
+        """Lose part of what had been written before a sync began that failed."""
+        for written in self._pending:
+            if written.ended < call.began:
+                for part in _arrived(written, chance):
+                    _apply(self._durable, part)
+        self._pending = [w for w in self._pending if w.ended >= call.began]
+
     def after_cut(self, chance: random.Random) -> bytes:
         """Return what is found after the cut: pages of the rest got there, or did not."""
         content = bytearray(self._durable)
         for written in self._pending:
-            if written.name == "ftruncate":
-                if chance.random() < 0.5:
-                    _apply(content, written)
-                continue
-            for start in range(0, len(written.data), PAGE_BYTES):
-                if chance.random() < 0.5:
-                    page = written.data[start : start + PAGE_BYTES]
-                    part = written._replace(data=page, number=written.number + start)
-                    _apply(content, part)
+            for part in _arrived(written, chance):
+                _apply(content, part)
         return bytes(content)
+
+
+def _arrived(written: Call, chance: random.Random) -> Iterator[Call]:
+    """Yield what of a write, page by page, or of a truncation got to the disk."""
+    if written.name == "ftruncate":
+        if chance.random() < 0.5:
+            yield written
+        return
+    for start in range(0, len(written.data), PAGE_BYTES):
+        if chance.random() < 0.5:
+            page = written.data[start : start + PAGE_BYTES]
+            yield written._replace(data=page, number=written.number + start)
 
 
 def _apply(content: bytearray, call: Call) -> None:
@@ -136,11 +158,12 @@ def _apply(content: bytearray, call: Call) -> None:
 class Disk:
     """The files of a state below one directory, from the beginning of a trace on."""
 
-    def __init__(self, directory: Path, before: Path) -> None:
+    def __init__(self, directory: Path, before: Path, chance: random.Random) -> None:
         """Args:
         directory: where the daemon had its state.
         before: a copy of that directory as it was when the trace began.
         """
+        self._chance = chance
         self._prefix = f"{directory}/"
         self._files = {
             path.name: _File(path.read_bytes())
@@ -161,14 +184,16 @@ class Disk:
             self._files.pop(name, None)
             return
         file = self._files.setdefault(name, _File())
-        if call.name in ("fsync", "fdatasync"):
+        if call.failed:
+            file.fail(call, self._chance)
+        elif call.name in SYNCS:
             file.sync(call)
         elif call.name in ("pwrite64", "ftruncate"):
             file.write(call)
 
-    def cut(self, target: Path, chance: random.Random) -> None:
+    def cut(self, target: Path) -> None:
         """Write down what would be found after a power cut at this moment."""
         for name, file in self._files.items():
             # The index of the write-ahead log is memory, made anew after a restart.
             if not name.endswith("-shm"):
-                (target / name).write_bytes(file.after_cut(chance))
+                (target / name).write_bytes(file.after_cut(self._chance))
