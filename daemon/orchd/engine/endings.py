@@ -220,9 +220,10 @@ def left_behind(
     if run.stop_reason is not Stop.TIMEOUT:
         return stopped(run, now)
     error = "ran out of time and did not react to its cancellation"
-    if run.state.phase is Phase.VERIFY:
+    if run.verifier:
+        # It may be one that judges before the result is recorded, which must not be lost.
         answer = Broken(error=f"verifier {run.verifier} {error}")
-        return unverified(run, now, answer, wait_seconds, max_verify_errors, None)
+        return unverified(run, now, answer, wait_seconds, max_verify_errors, run.output)
     failure = Failure(error=f"the execution {error}", error_class=ErrorClass.TIMEOUT)
     return failed(run, now, failure, wait_seconds)
 

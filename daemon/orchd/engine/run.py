@@ -10,6 +10,7 @@ import msgspec
 
 from orchd.executors.port import RunContext
 from orchd.ledger.port import ClaimedTask
+from orchd.tasks.commands import Output
 from orchd.tasks.state import Phase, TaskState
 
 
@@ -43,6 +44,7 @@ class Run:
         "context",
         "ended",
         "in_body",
+        "output",
         "started",
         "state",
         "stop_reason",
@@ -65,6 +67,8 @@ class Run:
         self.started = False
         """Whether the coroutine has begun; one that has not looks for the reason itself,
         while its cancellation would keep it from recording any end."""
+        self.output: Output | None = None
+        """The result that verifiers judge and that is not recorded yet."""
         self.verifier = ""
         """The verifier at work, for the report of a run that is left behind."""
         self.ended = False

@@ -25,10 +25,9 @@ class Verification:
         self._run = run
         self._success = success
         shop = runner.workshop
-        self._output: c.Output | None = None
         if run.state.phase is Phase.EXECUTE:
             bytes_max = shop.settings.worker.max_output_bytes
-            self._output = endings.output_of(success, bytes_max)
+            run.output = endings.output_of(success, bytes_max)
         names = [n for n in run.state.verifiers if n not in run.state.passed_verifiers]
         self._inline = [n for n in names if _is_inline(shop.verifier(n))]
         self._costly = [n for n in names if n not in self._inline]
@@ -44,7 +43,7 @@ class Verification:
 
     async def _keep_result(self) -> None:
         # A stop must not lose a result that was paid for; a cancellation may.
-        if self._output is not None and self._run.stop_reason is not Stop.CANCEL:
+        if self._run.output is not None and self._run.stop_reason is not Stop.CANCEL:
             await self._record_result()
 
     async def _judge_inline(self) -> bool:
@@ -59,7 +58,7 @@ class Verification:
         if not self._costly:
             await self._complete(None)
             return
-        if self._output is not None and not await self._record_result():
+        if self._run.output is not None and not await self._record_result():
             return
         for name in self._costly:
             answer = await self._ask(name)
@@ -104,23 +103,23 @@ class Verification:
         elif isinstance(answer, Rejected):
             verdict = endings.verdict_of(name, answer)
             wait = self._runner.backoff_seconds(retry, run.state.attempts)
-            command = endings.refused(run, now, verdict, wait, self._output)
+            command = endings.refused(run, now, verdict, wait, run.output)
             await self._runner.end(run, command)
         elif isinstance(answer, Broken):
             wait = self._runner.backoff_seconds(retry, run.state.verify_errors + 1)
             limit = retry.max_verify_errors
-            unverified = endings.unverified(run, now, answer, wait, limit, self._output)
+            unverified = endings.unverified(run, now, answer, wait, limit, run.output)
             await self._runner.end(run, unverified)
 
     async def _end_missing(self, name: str) -> None:
-        if self._output is not None and not await self._record_result():
+        if self._run.output is not None and not await self._record_result():
             return
         await self._runner.end_missing(self._run, name)
 
     async def _record_result(self) -> bool:
-        output, self._output = self._output, None
-        assert output is not None
         run, now = self._run, self._runner.workshop.clock.now()
+        output, run.output = run.output, None
+        assert output is not None
         command = c.RecordResult(
             now=now, token=run.token, run=run.context.run, output=output
         )
@@ -139,7 +138,7 @@ class Verification:
             now=now,
             token=run.token,
             run=run.context.run,
-            output=self._output,
+            output=run.output,
             verdict=verdict,
             verifiers=tuple(self._inline),
         )

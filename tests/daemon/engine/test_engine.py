@@ -299,6 +299,31 @@ async def test_a_verification_is_stopped_at_its_time_limit(start: Open) -> None:
     assert len(executor.calls) == 1
 
 
+@pytest.mark.parametrize("inline", [True, False])
+async def test_a_verifier_that_ignores_its_cancellation_costs_no_execution(
+    start: Open, inline: bool
+) -> None:
+    released = asyncio.Event()
+
+    async def ignore() -> Passed:
+        while not released.is_set():
+            try:
+                await released.wait()
+            except asyncio.CancelledError:
+                continue
+        return Passed()
+
+    executor = ScriptedExecutor()
+    judge = ScriptedVerifier([ignore], inline=inline)
+    harness = await start(executor, verifiers=[judge])
+    await harness.submit("a", verifiers=("judge",), verify_timeout_seconds=0.1)
+    await harness.settle()
+    released.set()
+    state = await harness.task("a")
+    assert (state.status, state.attempts, state.runs) == (TaskStatus.COMPLETED, 1, 2)
+    assert len(executor.calls) == 1
+
+
 async def test_a_final_failure_is_not_tried_again(start: Open) -> None:
     async def work(context: RunContext) -> ExecutorAnswer:
         return Final(error="never")
