@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import msgspec
@@ -25,6 +25,7 @@ from orchd.ledger.port import (
 from orchd.queues import QueueState
 from orchd.tasks import events as e
 from orchd.tasks.commands import Recover
+from orchd.tasks.failures import ErrorClass
 from orchd.tasks.state import Phase
 from simulation.claiming import serves
 from simulation.database import Committed, Database
@@ -41,6 +42,7 @@ class Checker:
     """Follows the log and the witness of one world, and tells the world what is broken.
 
     Args:
+        limits: how many tasks of a queue may run, where not any number.
         could_renew: whether nothing but the database itself has kept a worker of that id
             from renewing its lease of late.
         is_worker_alive: whether a worker of that id is one of a living process.
@@ -54,6 +56,7 @@ class Checker:
         witness: Witness,
         *,
         lease_seconds: float,
+        limits: Mapping[str, int],
         could_renew: Callable[[str], bool],
         is_worker_alive: Callable[[str], bool],
         is_loss_foreseen: Callable[[], bool],
@@ -67,11 +70,14 @@ class Checker:
         self._database = database
         self._witness = witness
         self._lease = lease_seconds
+        self._limits = limits
         self._could_renew = could_renew
         self._is_worker_alive = is_worker_alive
         self.is_loss_foreseen = is_loss_foreseen
         self._position = 0
         self._running: Counter[str] = Counter()
+        self._started_at: dict[str, float] = {}
+        """When the last run of a task was claimed, in true seconds."""
         self._queues: dict[str, QueueState] = {}
         self._breakers: dict[str, BreakerState] = {}
         database.on_commit.append(self.committed)
@@ -142,6 +148,7 @@ class Checker:
         was_running = model.is_running
         event = e.decode_event(entry.type, entry.data)
         self._check_result(model, event)
+        self._check_time_limit(model, event)
         for invariant, detail in model.follow(entry, event):
             if invariant is Invariant.REPORTED_TWICE and self.is_loss_foreseen():
                 continue
@@ -157,6 +164,17 @@ class Checker:
         if event.result != produced:
             detail = f"task {model.id}: {event.result!r}, not {produced!r}"
             self._fail(Invariant.RESULT, detail)
+
+    def _check_time_limit(self, model: TaskModel, event: e.TaskEvent) -> None:
+        if isinstance(event, e.TaskStarted):
+            self._started_at[model.id] = self._world.now
+        if not isinstance(event, e.TaskRetried | e.TaskFailed) or model.state is None:
+            return
+        limit = model.state.execute_timeout_seconds
+        passed = self._world.now - self._started_at[model.id]
+        if event.error_class == ErrorClass.TIMEOUT and limit and passed < limit:
+            detail = f"task {model.id} after {passed:.3f} s, its limit is {limit} s"
+            self._fail(Invariant.TIME_LIMIT, detail)
 
     def _follow_queue(self, name: str, entry: LogEntry) -> None:
         event = msgspec.json.decode(entry.data, type=queues.EVENT_TYPES[entry.type])
@@ -193,7 +211,10 @@ class Checker:
             return
         if claim.worker in self.fenced or claim.worker not in self._database.workers:
             self._fail(Invariant.FENCED, f"{claim.worker} claimed task {model.id}")
-        limit = claim.limits.get(state.queue)
+        if start.alone is not (state.crashes >= claim.max_crashes):
+            detail = f"task {model.id} after {state.crashes} of {claim.max_crashes} crashes"
+            self._fail(Invariant.CORNERED, f"{detail}, alone: {start.alone}")
+        limit = self._limits.get(state.queue)
         if limit is not None and self._running[state.queue] > limit:
             running = self._running[state.queue]
             self._fail(Invariant.LIMIT, f"{running} run in {state.queue}, limit {limit}")

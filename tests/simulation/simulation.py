@@ -84,6 +84,7 @@ class Simulation:
             self.database,
             self.witness,
             lease_seconds=self.plan.lease_seconds,
+            limits=self.plan.limits,
             could_renew=self._could_renew,
             is_worker_alive=self._is_worker_alive,
             is_loss_foreseen=lambda: (
