@@ -12,9 +12,10 @@ from orchd.config.settings import Backoff, BreakerSettings, RetrySettings
 from orchd.executors.port import ExecutorAnswer, Failure, RunContext, Success
 from orchd.interfaces import TaskStatus
 from orchd.ledger.port import ActOnTask, ClaimTasks, Outcome, Request, Submitted
-from orchd.tasks.commands import Complete
+from orchd.tasks.commands import Complete, Recover
 from orchd.tasks.failures import ErrorClass
 from support.engines import Harness, ScriptedExecutor, settings_for
+from support.ledgers import Hand
 
 Open = Callable[..., Awaitable[Harness]]
 
@@ -227,6 +228,41 @@ async def test_a_task_that_must_run_alone_can_be_a_breakers_probe(
     down = False
     await harness.settle()
     assert (await harness.task("a")).status is TaskStatus.COMPLETED
+
+
+async def test_nothing_starts_beside_a_task_that_runs_alone(
+    start: Open, database_url: str
+) -> None:
+    """Not even what is submitted while it runs."""
+    at_work: set[str] = set()
+    beside: set[str] = set()
+
+    async def work(context: RunContext) -> ExecutorAnswer:
+        at_work.add(context.task_id)
+        if "crashed" in at_work:
+            beside.update(at_work)
+        if context.task_id == "crashed":
+            await harness.submit("late")
+            await asyncio.sleep(0.3)
+        at_work.remove(context.task_id)
+        return Success(output="done")
+
+    retry = RetrySettings(backoff=Backoff(initial_seconds=0.0, jitter=False), max_crashes=1)
+    harness = await start(
+        ScriptedExecutor(work),
+        settings=settings_for(database_url, retry=retry),
+        start=False,
+    )
+    hand = Hand(harness.ledger, "another")
+    await hand.register()
+    await hand.submit("crashed")
+    await hand.claim()
+    await hand.acted("crashed", Recover(now=hand.now(), worker="another"))
+    await hand.submit("bystander")
+    await harness.engine.start()
+    await harness.settle()
+    assert beside == {"crashed"}
+    assert (await harness.task("late")).status is TaskStatus.COMPLETED
 
 
 async def test_a_task_that_must_run_alone_starts_when_its_time_has_come(

@@ -12,10 +12,11 @@ from typing import Any
 import pytest
 
 from orchd.engine.deadlines import DEAD_ENTRIES_MIN, LOOK_SECONDS_MAX, Deadlines
-from orchd.system import RealSystem
+from orchd.system import MICROSECONDS_PER_SECOND, RealSystem
 from support.machines import SleepingMachine
 from support.waiting import until
 
+DAY = 86_400.0
 TEN_YEARS = 10 * 365.25 * 86_400
 
 
@@ -42,6 +43,11 @@ class VirtualSystem(RealSystem):
         super().__init__()
         self.loop = loop
         self.slept_seconds = 0.0
+        self.turned_seconds = 0.0
+        """How far somebody turned the wall clock."""
+
+    def now(self) -> int:
+        return round((self.loop.seconds + self.turned_seconds) * MICROSECONDS_PER_SECOND)
 
     def monotonic(self) -> float:
         return self.loop.seconds + self.slept_seconds
@@ -149,6 +155,23 @@ async def test_one_deadline_may_cancel_another_that_is_due_too() -> None:
     await until(lambda: rung)
     await asyncio.sleep(0.05)
     assert rung == ["first"]
+
+
+def test_a_wall_clock_that_is_turned_moves_no_deadline() -> None:
+    async def body(system: VirtualSystem) -> None:
+        deadlines = Deadlines(system)
+        for turned in (DAY, -DAY):
+            due = system.monotonic() + 10
+            rung: list[float] = []
+            deadlines.after(10, lambda rung=rung: rung.append(system.monotonic()))  # type: ignore[misc]  # it takes no argument
+            await asyncio.sleep(5)
+            system.turned_seconds += turned
+            await asyncio.sleep(10)
+            late = [instant - due for instant in rung]
+            assert len(late) == 1, f"turned by {turned} s, rung {len(late)} times"
+            assert 0 <= late[0] <= 0.002, f"turned by {turned} s, late by {late[0]} s"
+
+    in_virtual_time(body)
 
 
 async def test_an_error_in_one_holds_up_no_other(caplog: pytest.LogCaptureFixture) -> None:

@@ -1,0 +1,81 @@
+"""Whom a worker may declare dead, and what comes before it takes their tasks."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from typing import NamedTuple
+
+import pytest
+
+from orchd.executors.port import ExecutorAnswer, RunContext, Success
+from orchd.interfaces import TaskStatus
+from orchd.ledger.port import ActOnTask, Outcome, Request
+from orchd.tasks.commands import Recover
+from support.engines import Harness, ScriptedExecutor, settings_for, until
+
+LEASE_SECONDS = 1.0
+
+
+class Pair(NamedTuple):
+    """Two engines on one database: the first has gone silent with a task at work."""
+
+    silent: Harness
+    other: Harness
+
+
+async def _hang(context: RunContext) -> ExecutorAnswer:
+    await asyncio.Event().wait()
+    return Success(output="")
+
+
+@pytest.fixture
+async def pair(postgres_url: str) -> AsyncIterator[Pair]:
+    settings = settings_for(postgres_url, lease_seconds=LEASE_SECONDS)
+    stuck = ScriptedExecutor(_hang)
+    silent = await Harness.open(postgres_url, [stuck], settings=settings)
+    other = await Harness.open(
+        postgres_url, [ScriptedExecutor()], settings=settings, start=False
+    )
+    await silent.submit("a")
+    await until(lambda: bool(stuck.calls))
+    await silent.engine.lease.stop()
+    yield Pair(silent, other)
+    await silent.crash()
+    await other.close()
+
+
+async def _is_fenced(harness: Harness, worker: str) -> bool:
+    return any(each.fenced for each in await harness.ledger.workers() if each.id == worker)
+
+
+async def test_a_worker_is_fenced_before_its_tasks_are_taken(pair: Pair) -> None:
+    dead, other = pair.silent.engine.worker_id, pair.other
+    commit = other.ledger.commit
+    fenced: list[bool] = []
+
+    async def looked_at(requests: Sequence[Request], *, command_id: str) -> list[Outcome]:
+        acts = [r for r in requests if isinstance(r, ActOnTask)]
+        if any(isinstance(act.command, Recover) for act in acts):
+            fenced.append(await _is_fenced(other, dead))
+        return await commit(requests, command_id=command_id)
+
+    other.ledger.commit = looked_at  # type: ignore[method-assign]  # to look on
+    await other.engine.start()
+    await other.settle()
+    assert (await other.task("a")).status is TaskStatus.COMPLETED
+    assert fenced == [True], "its tasks were taken from a worker that could still claim"
+
+
+async def test_who_has_held_no_lease_for_long_declares_nobody_dead(pair: Pair) -> None:
+    """As after an outage of the database, from which this one comes back first."""
+    dead, other = pair.silent.engine.worker_id, pair.other
+    await other.engine.start()
+    for _ in range(6):
+        other.engine.lease._held_since = other.engine.system.monotonic()
+        await asyncio.sleep(LEASE_SECONDS / 2)
+        is_taken = (await other.task("a")).worker != dead
+        is_fenced = is_taken or await _is_fenced(other, dead)
+        assert not is_fenced, "it was declared dead by one that had held no lease itself"
+    await other.settle()
+    assert (await other.task("a")).status is TaskStatus.COMPLETED
