@@ -67,6 +67,14 @@ def test_a_row_is_written_in_the_commit_of_its_events(store: EventStore) -> None
     assert rows(store) == {"a": expected}, "made_by is immutable, the others are not"
 
 
+def test_a_row_whose_events_cannot_be_stored_is_not_written(store: EventStore) -> None:
+    """The stream has events already, of which its row knows nothing."""
+    store.append([bare("thing-a")], command_id="c1")
+    commit = store.append([thing("a"), thing("b")], command_id="c2")
+    assert isinstance(commit.outcomes[0], Rejected)
+    assert list(rows(store)) == ["b"], "there is a row without its event"
+
+
 def test_a_row_at_another_version_is_a_conflict(store: EventStore) -> None:
     store.append([thing("a", amount=5)], command_id="c1")
     for expected in (0, 2, 7):

@@ -10,7 +10,14 @@ import pytest
 
 from orchd_eventstore import Appended, Conflict, EventStore, StoreUnavailable
 from orchd_eventstore.events import Outcome
-from support.eventstores import bare, connected, create_schema, open_store, thing
+from support.eventstores import (
+    bare,
+    connected,
+    create_schema,
+    open_store,
+    thing,
+    waiting_backends,
+)
 from support.postgres_proxy import PostgresProxy
 
 WRITERS = 8
@@ -199,6 +206,30 @@ def test_crossing_batches_do_not_deadlock(
     assert postgres_store.verify().ok
     for store in stores:
         store.close()
+
+
+def test_batches_that_cross_wait_for_each_other_in_one_order(
+    postgres_store: EventStore, postgres_store_url: str
+) -> None:
+    """Both wait for a row in the middle, and neither holds what the other takes next."""
+    postgres_store.append([thing(name) for name in "abz"], command_id="before")
+    stores = [postgres_store, open_store(postgres_store_url)]
+    with ThreadPoolExecutor(2) as executor:
+        with connected(postgres_store_url) as holder:
+            holder.exec_driver_sql("SELECT 1 FROM things WHERE id = 'z' FOR UPDATE")
+            futures = []
+            for number, names in enumerate(("azb", "bza")):
+                items = [thing(name, 1) for name in names]
+                futures.append(
+                    executor.submit(stores[number].append, items, command_id=names)
+                )
+                waiting_backends(postgres_store_url, number + 1)
+        for future in futures:
+            error = future.exception(10)
+            assert error is None, f"two batches locked each other out: {error}"
+    assert sum(isinstance(o, Appended) for f in futures for o in f.result().outcomes) == 3
+    assert postgres_store.verify().ok
+    stores[1].close()
 
 
 def test_an_append_is_one_round_trip(

@@ -1,7 +1,6 @@
 """A command is carried out once, however often and wherever it is repeated."""
 
 import threading
-import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 
@@ -19,7 +18,14 @@ from orchd_eventstore import (
     StoreUnavailable,
     postgres_patience,
 )
-from support.eventstores import bare, connected, event, open_store, thing
+from support.eventstores import (
+    bare,
+    connected,
+    event,
+    open_store,
+    thing,
+    waiting_backends,
+)
 from support.postgres_proxy import PostgresProxy
 
 ITEMS = [
@@ -138,7 +144,7 @@ def test_a_repeat_waits_for_a_twin_before_its_commit(
     with connected(postgres_store_url) as holder:
         holder.exec_driver_sql("SELECT 1 FROM log_head FOR UPDATE")
         twin = _in_thread(lambda: proxied_store.append(ITEMS, command_id="c"))
-        _wait_for_appends(postgres_store_url, 1)
+        waiting_backends(postgres_store_url, 1)
         again = _in_thread(lambda: postgres_store.append(ITEMS, command_id="c"))
         with pytest.raises(TimeoutError):
             again.result(0.5)
@@ -156,35 +162,15 @@ def test_a_repeat_takes_the_place_of_a_twin_that_died(
     with connected(postgres_store_url) as holder:
         holder.exec_driver_sql("SELECT 1 FROM log_head FOR UPDATE")
         twin = _in_thread(lambda: proxied_store.append(ITEMS, command_id="c"))
-        [pid] = _wait_for_appends(postgres_store_url, 1)
+        [pid] = waiting_backends(postgres_store_url, 1)
         again = _in_thread(lambda: postgres_store.append(ITEMS, command_id="c"))
-        _wait_for_appends(postgres_store_url, 2)
+        waiting_backends(postgres_store_url, 2)
         holder.exec_driver_sql(f"SELECT pg_terminate_backend({pid})")
         with pytest.raises(StoreUnavailable):
             twin.result(10)
     assert not again.result(10).repeated
     assert proxied_store.append(ITEMS, command_id="c").repeated
     _require_stored_once(postgres_store)
-
-
-WAITING = (
-    "SELECT pid FROM pg_stat_activity WHERE datname = current_database()"
-    " AND wait_event_type = 'Lock' AND position('eventstore_append' IN query) > 0"
-)
-
-
-def _wait_for_appends(url: str, count: int) -> list[int]:
-    """Return the backends whose appends wait for a lock, once there are so many."""
-    deadline = time.monotonic() + 10
-    found: list[int] = []
-    while time.monotonic() < deadline:
-        # Within one transaction the server would always show the same activity.
-        with connected(url) as connection:
-            found = [row[0] for row in connection.exec_driver_sql(WAITING)]
-        if len(found) == count:
-            return found
-        time.sleep(0.01)
-    raise AssertionError(f"{found} wait, not {count}")
 
 
 def test_a_connection_cut_after_commit_leaves_the_outcome_unknown_until_repeated(

@@ -1,10 +1,12 @@
 """Any change by hand to the log is found, and its commit is named."""
 
+import msgspec
 import pytest
 import sqlalchemy as sa
 
 from orchd_eventstore import Append, EventStore, NewEvent, schema
 from orchd_eventstore.chain import commit_hash
+from orchd_eventstore.schema import GENESIS_HASH
 from support.eventstores import bare, create_schema, event, open_store, thing, unprotected
 
 LATER = "'2031-01-01T00:00:00.000000Z'"
@@ -105,6 +107,21 @@ def test_two_commits_that_change_places_are_found(
     verified = filled.verify()
     assert verified.bad is not None
     assert verified.bad.command_id == "c1"
+
+
+def test_a_forged_commit_is_found_by_the_one_that_follows_it(
+    filled: EventStore, store_url: str
+) -> None:
+    """Whoever hashes one commit anew would have to go on with all that follow."""
+    forged = [msgspec.structs.replace(each, data="{}") for each in filled.read_all(limit=2)]
+    digest = commit_hash(GENESIS_HASH, "c1", forged[0].recorded_at, forged)
+    with unprotected(store_url) as connection:
+        connection.exec_driver_sql("UPDATE events SET data = '{}' WHERE position <= 2")
+        change = sa.text("UPDATE commits SET hash = :hash WHERE command_id = 'c1'")
+        connection.execute(change, {"hash": digest})
+    verified = filled.verify()
+    assert verified.bad is not None, "a commit was forged and nobody found it"
+    assert verified.bad.command_id == "c2"
 
 
 def test_the_boundaries_of_fields_are_part_of_the_hash(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -64,6 +65,26 @@ def unprotected(url: str) -> Iterator[sa.Connection]:
         yield connection
         for _, statement in triggers:
             connection.exec_driver_sql(statement)
+
+
+WAITING = (
+    "SELECT pid FROM pg_stat_activity WHERE datname = current_database()"
+    " AND wait_event_type = 'Lock' AND position('eventstore_append' IN query) > 0"
+)
+
+
+def waiting_backends(url: str, count: int) -> list[int]:
+    """Return the backends whose appends wait for a lock, once there are so many."""
+    deadline = time.monotonic() + 10
+    found: list[int] = []
+    while time.monotonic() < deadline:
+        # Within one transaction the server would always show the same activity.
+        with connected(url) as connection:
+            found = [row[0] for row in connection.exec_driver_sql(WAITING)]
+        if len(found) == count:
+            return found
+        time.sleep(0.01)
+    raise AssertionError(f"{found} wait, not {count}")
 
 
 def event(kind: str = "thing.made", **data: Any) -> NewEvent:

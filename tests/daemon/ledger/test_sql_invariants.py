@@ -25,6 +25,7 @@ from orchd.tasks.failures import ErrorClass
 from orchd.tasks.machine import fold
 from orchd.tasks.state import ReleaseReason
 from orchd_eventstore import OutcomeUnknown, Session
+from support.eventstores import connected, waiting_backends
 from support.ledgers import Hand, owned
 
 IDS = ("a", "b", "c")
@@ -320,6 +321,32 @@ async def test_writers_that_fight_over_the_same_tasks_all_get_on(postgres_url: s
     require_consistent(hands[0].ledger)  # type: ignore[arg-type]  # it was made above
     for hand in hands:
         await hand.ledger.close()
+
+
+async def test_commits_that_cross_wait_for_each_other_in_one_order(
+    postgres_url: str,
+) -> None:
+    """The server would end a deadlock after a second, at the cost of one of them."""
+    ledgers = [make(postgres_url) for _ in range(2)]
+    hands = [Hand(ledger, "w1") for ledger in ledgers]
+    states = {name: await hands[0].submit(name) for name in "abz"}
+    with connected(postgres_url) as holder:
+        holder.exec_driver_sql("SELECT 1 FROM tasks WHERE id = 'z' FOR UPDATE")
+        commits = []
+        for hand, names in zip(hands, ("azb", "bza"), strict=True):
+            cancel = c.Cancel(now=hand.now())
+            requests = [hand.act_request(name, cancel, states[name]) for name in names]
+            commits.append(asyncio.create_task(hand.commit(*requests)))
+            await asyncio.to_thread(waiting_backends, postgres_url, len(commits))
+    outcomes = [*await commits[0], *await commits[1]]
+    assert all(isinstance(outcome, Acted) for outcome in outcomes)
+    [(deadlocks,)] = rows_of(
+        ledgers[0],
+        "SELECT deadlocks FROM pg_stat_database WHERE datname = current_database()",
+    )
+    assert deadlocks == 0, "two commits locked each other out"
+    for ledger in ledgers:
+        await ledger.close()
 
 
 # --- rows that must not exist ---------------------------------------------------------
