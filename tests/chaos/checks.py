@@ -50,11 +50,13 @@ def violations(job: Job, crashed: Collection[str] = ()) -> Iterator[str]:
     rows = fleet.state.tasks()
     yield from tasks_lost(job, rows)
     yield from log_holes(events)
+    yield from log_changes_allowed(fleet)
     for task, history in histories.items():
         yield from run_faults(task, history)
         yield from round_faults(task, history)
         yield from token_faults(task, history)
         yield from repeated_executions(task, history)
+    yield from starts_of_the_dead(events)
     yield from witness_faults(histories, fleet.witness.runs())
     yield from wrong_ends(job, rows, histories, crashed)
     yield from results_of_others(rows, histories)
@@ -85,6 +87,14 @@ def log_holes(events: History) -> Iterator[str]:
         versions[event.stream] += 1
         if event.version != versions[event.stream]:
             yield f"{event.stream} has no version {versions[event.stream]}"
+
+
+def log_changes_allowed(fleet: Fleet) -> Iterator[str]:
+    """The database itself refuses to change what is written once."""
+    for change in ("DELETE FROM events", "UPDATE events SET data = ''"):
+        refusal = fleet.state.refusal_of(change)
+        if "written once" not in refusal:
+            yield f"{change} is not refused: {refusal or 'nothing was said'}"
 
 
 def run_faults(task: str, history: History) -> Iterator[str]:
@@ -142,6 +152,22 @@ def repeated_executions(task: str, history: History) -> Iterator[str]:
             recorded = True
         elif recorded and event.data.get("phase") == "execute":
             yield f"{task}: executed again although its result was recorded"
+
+
+def starts_of_the_dead(events: History) -> Iterator[str]:
+    """Whoever was declared dead, so that its tasks were taken from it, starts nothing."""
+    holders: dict[str, str] = {}
+    dead: set[str] = set()
+    for event in events:
+        if event.type == "task.started":
+            worker = holders[event.stream] = event.data["worker"]
+            if worker in dead:
+                yield f"{event.stream} was started by {worker}, which was declared dead"
+        elif event.data.get("reason") == "worker_lost":
+            holder = holders[event.stream]
+            # One that lost a run by itself gives it back by itself.
+            if event.meta.get("worker") != holder:
+                dead.add(holder)
 
 
 def witness_faults(

@@ -7,7 +7,7 @@ import random
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 from chaos.fleet import Daemon, Fleet
@@ -30,6 +30,8 @@ class Order:
     """`waiting` or `running`: when it is to be cancelled, if it is."""
     max_attempts: int = 3
     queue: str = "default"
+    key: str = ""
+    """Its idempotency key, if it has one."""
 
     @property
     def end(self) -> str:
@@ -44,6 +46,7 @@ class Order:
             "description": f"{self.seconds:.3f} {self.verb}",
             "max_attempts": self.max_attempts,
             "queue": self.queue,
+            **({"idempotency_key": self.key} if self.key else {}),
         }
 
 
@@ -61,6 +64,7 @@ def _mixed_one(number: int, chance: random.Random, seconds_max: float) -> Order:
         seconds=chance.uniform(0, seconds_max),
         verb=chance.choices(verbs, (5, 5, 90))[0],
         cancel=chance.choices(cancels, (2.5, 2.5, 95))[0],
+        key=f"key {number}",
     )
 
 
@@ -117,6 +121,17 @@ class Job:
         answer = self._until_answered(send)
         if answer is not None:
             self.accepted |= {task["id"] for task in answer["items"]}
+
+    def submit_twin(self, order: Order) -> None:
+        """Hand in an order's body again under another id, which must not make a task."""
+        body = {**order.body(), "id": f"{order.id}-twin"}
+
+        def send(client: Client) -> Any:
+            with suppress(Conflict):
+                client.request("POST", "/v1/tasks", body)
+            return {}
+
+        self._until_answered(send)
 
     def cancel(self, task_id: str) -> None:
         """Cancel a task until a daemon has answered."""

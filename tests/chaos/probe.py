@@ -14,6 +14,8 @@ import time
 WITNESS_VARIABLE = "CHAOS_WITNESS"
 """Names the witness file; also marks every process of a storm, for who looks for them."""
 
+ASTRAY_SECONDS = 300.0
+
 
 class RunFailed(Exception):
     """The task's own failure, as ordered."""
@@ -62,6 +64,19 @@ def daemon_pid() -> int:
             pid = int(stat.read().rpartition(b")")[2].split()[1])
 
 
+def go_astray() -> None:
+    """Leave a process behind that nobody is the parent of, and that nothing wakes up."""
+    if os.fork() == 0:
+        os.setsid()
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        if os.fork() == 0:
+            for descriptor in range(3):
+                os.close(descriptor)
+            time.sleep(ASTRAY_SECONDS)
+        os._exit(0)
+    os.wait()
+
+
 def main() -> int:
     """Run as a command of a task."""
     environ = os.environ
@@ -72,6 +87,8 @@ def main() -> int:
     seconds, verb = order_of(sys.stdin.read())
     if verb == "stubborn":
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    if verb == "astray":
+        go_astray()
     time.sleep(seconds)
     if verb == "kill-daemon":
         os.kill(daemon_pid(), signal.SIGKILL)

@@ -62,6 +62,23 @@ class State:
         ) as connection:
             return connection.execute(text, parameters).fetchall()
 
+    def refusal_of(self, change: str) -> str:
+        """Return what the database says to a change that is undone; empty if nothing."""
+        path = self.database.removeprefix("sqlite:///")
+        connection: Any = (
+            sqlite3.connect(path, timeout=BUSY_SECONDS)
+            if self._is_sqlite
+            else psycopg.connect(self.database)
+        )
+        with closing(connection):
+            try:
+                connection.execute(change)
+            except (sqlite3.Error, psycopg.Error) as error:
+                return str(error)
+            finally:
+                connection.rollback()
+        return ""
+
     def counts(self) -> Counter[str]:
         """Return status -> number of tasks."""
         return Counter(

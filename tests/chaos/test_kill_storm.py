@@ -20,6 +20,8 @@ WORK_SECONDS_MAX = duration_seconds("WORK", small=0.5, full=2.0)
 CONCURRENCY = size("CONCURRENCY", small=12, full=96)
 FINISH_SECONDS = 60
 DELAY_SECONDS_MAX = 0.5
+TWINS = 3
+"""How many orders are handed in again under another id, with their idempotency key."""
 EARLY_SHARE = 0.15
 """How many of the daemons that were killed are killed once more while they start."""
 START_SECONDS = 1.5
@@ -88,6 +90,10 @@ def storm(home: Path, database: str, seed: int, *, daemons: int) -> None:
         last_start.wait_until_ready()
         there.state.wait_until_finished(FINISH_SECONDS)
         assert job.accepted == job.orders.keys()
+        twins = Job(there)
+        for order in list(job.orders.values())[:TWINS]:
+            twins.submit_twin(order)
+        twins.close()
         there.stop()
         require_all(job)
 

@@ -28,6 +28,8 @@ GRACE_SECONDS = 0.4
 MARGIN_SECONDS = 1.0
 WORK_SECONDS_MAX = 1.2
 RELOADS = 20
+VERB_WEIGHTS = (3, 2, 5)
+"""Of probes that ignore SIGTERM, that leave a process behind, and that do neither."""
 TOML = f"""
 [worker]
 concurrency = 8
@@ -97,12 +99,12 @@ class Signaller:
     def _order(self) -> Order:
         self._handed_in += 1
         executor = self._chance.choices(("looped", "probe", "forked"), (5, 4, 1))[0]
-        stubborn = executor == "probe" and self._chance.random() < 0.3
+        verbs = ("stubborn", "astray", "ok") if executor == "probe" else ("ok",)
         return Order(
             f"t{self._handed_in:06}",
             executor,
             self._chance.uniform(0, WORK_SECONDS_MAX),
-            "stubborn" if stubborn else "ok",
+            self._chance.choices(verbs, VERB_WEIGHTS[-len(verbs) :])[0],
         )
 
 
