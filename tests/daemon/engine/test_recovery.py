@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 import pytest
 
+from orchd.engine.recovery import SILENT_LOOKS
 from orchd.executors.port import ExecutorAnswer, RunContext, Success
 from orchd.interfaces import TaskStatus
 from orchd.ledger.port import ActOnTask, Outcome, Request
@@ -65,6 +66,21 @@ async def test_a_worker_is_fenced_before_its_tasks_are_taken(pair: Pair) -> None
     await other.settle()
     assert (await other.task("a")).status is TaskStatus.COMPLETED
     assert fenced == [True], "its tasks were taken from a worker that could still claim"
+
+
+async def test_one_look_is_not_enough_to_declare_a_worker_dead(pair: Pair) -> None:
+    """Its lease has run out, but so has that of one whose machine has just woken up."""
+    dead, engine = pair.silent.engine.worker_id, pair.other.engine
+    await engine.lease.register()
+    engine.committer.start()
+    await asyncio.sleep(1.5 * LEASE_SECONDS)
+    engine.lease._held_since -= 10 * LEASE_SECONDS
+    for _ in range(SILENT_LOOKS - 1):
+        await engine._recovery.tick()
+        is_held = (await pair.other.task("a")).worker == dead
+        assert is_held, "it was declared dead after too few looks"
+    await engine._recovery.tick()
+    assert (await pair.other.task("a")).status is TaskStatus.PENDING
 
 
 async def test_who_has_held_no_lease_for_long_declares_nobody_dead(pair: Pair) -> None:
