@@ -181,7 +181,7 @@ BREAKAGES: list[tuple[Break, set[Invariant]]] = [
     (any_crash_dead_letters, {Invariant.CRASH_ALONE}),
     (others_run_beside_a_task_alone, {Invariant.ALONE}),
     (nobody_wakes_up, {Invariant.LIVENESS}),
-    (a_drain_stops_no_run, {Invariant.DRAIN, Invariant.LIVENESS, Invariant.LOST_RUN}),
+    (a_drain_stops_no_run, {Invariant.DRAIN, Invariant.LIVENESS, Invariant.EXCLUSIVE}),
 ]
 
 

@@ -167,7 +167,7 @@ class Workload:
             description=f"do {task_id}",
             payload=msgspec.Raw(b'{"n":1}') if chance.random() < 0.2 else None,
             executor=chance.choices(
-                ("work", "remote", "lock", "rare", "nobody"), (10, 4, 3, 1, 0.2)
+                ("work", "remote", "lock", "rare", "nobody"), (9, 4, 5, 1, 0.2)
             )[0],
             verifiers=_verifiers(chance),
             queue=chance.choices(QUEUES, (4, 3, 2, 1))[0],
