@@ -6,6 +6,7 @@
 #   CHAOS=small  how large the scenarios of `make chaos` are; tests/chaos/sizes.py
 #   FIRST=... SEEDS=... TRACE=1   the seeds of `make simulate`; one is told step by step
 #   TASKS=... DATABASE=sqlite     what `make soak` puts through one daemon, and on what
+#   COMPARE=... GROWTH=...   options of bench/compare.py and of bench/growth.py
 
 SHELL := /bin/sh
 BIN := .venv/bin
@@ -19,7 +20,10 @@ TRACE ?=
 TASKS ?= 1000000
 DATABASE ?= postgresql
 LOCK ?=
-BENCHMARKS ?= $(wildcard bench/*.py)
+# The comparison and the growth take half an hour and more, so they have verbs of their own.
+BENCHMARKS ?= $(filter-out bench/compare.py bench/growth.py,$(wildcard bench/*.py))
+COMPARE ?=
+GROWTH ?=
 # The job that `make demo` runs after the demonstration itself.
 EXAMPLE := examples/stdlib_check/run.py
 
@@ -28,10 +32,10 @@ RUN := .venv/.stamp-run
 DEV := .venv/.stamp-dev
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test chaos simulate soak check fix bench lock clean
+.PHONY: help demo test chaos simulate soak check fix bench bench-peers bench-growth lock clean
 
 help: ## show this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-8s %s\n", $$1, $$2}' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-12s %s\n", $$1, $$2}' Makefile
 
 demo: $(RUN) ## run the demonstration and a real job; needs no key
 	@$(BIN)/orchd demo
@@ -66,11 +70,17 @@ fix: $(DEV) ## format, and mend what can be mended
 bench: $(DEV) ## run the benchmarks and print their figures
 	@for benchmark in $(BENCHMARKS); do $(BIN)/python $$benchmark || exit 1; done
 
+bench-peers: $(DEV) ## run orchd and its peers side by side; COMPARE='--size short'
+	@$(BIN)/python bench/compare.py $(COMPARE)
+
+bench-growth: $(DEV) ## measure orchd as everything grows; GROWTH='--size short'
+	@$(BIN)/python bench/growth.py $(GROWTH)
+
 lock: $(DEV) ## pin the requirements anew; LOCK=--upgrade takes newer ones
 	@requirements/lock $(LOCK)
 
 clean: ## remove everything that was built, .venv too
-	@rm -rf .venv .mypy_cache .pytest_cache .ruff_cache .hypothesis dist build
+	@rm -rf .venv .mypy_cache .pytest_cache .ruff_cache .hypothesis dist build bench/.environments
 
 $(RUN): $(PINS) requirements/run.txt
 	@PYTHON='$(PYTHON)' requirements/install run

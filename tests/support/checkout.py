@@ -37,4 +37,5 @@ def files() -> list[Path]:
 
 
 def _is_built(path: Path) -> bool:
-    return "__pycache__" in path.parts or path.parts[0] in BUILT
+    hidden = {"__pycache__", ".environments"} & set(path.parts)
+    return bool(hidden) or path.parts[0] in BUILT

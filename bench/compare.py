@@ -1,0 +1,80 @@
+"""Runs orchd and its peers side by side, and says which goals were reached.
+
+    python bench/compare.py [--size full|short|tiny] [--repetitions N] [--only NAME ...]
+
+Everything it needs it sets up by itself: an environment for each peer from pinned packages,
+PostgreSQL and Redis on loopback with durable settings, and it ends what it started. Tables
+go to standard output, progress to standard error, JSON and pictures to `bench/results`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import subprocess
+import sys
+import tempfile
+from contextlib import ExitStack
+from pathlib import Path
+
+HERE = Path(__file__).resolve().parent
+sys.path[:0] = [str(HERE), str(HERE.parent / "tests")]
+
+import msgspec
+
+from harness import report
+from harness.comparison import Comparison
+from harness.environments import CannotSetUp, python_of
+from harness.paths import BENCH, RESULTS
+from harness.progress import Progress
+from harness.roster import CONTESTANTS
+from harness.servers import Servers
+from harness.sizes import SIZES
+
+
+def options() -> argparse.Namespace:
+    """Return what the command line says."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--size", choices=list(SIZES), default="full")
+    parser.add_argument("--repetitions", type=int)
+    parser.add_argument("--idle-seconds", type=float)
+    parser.add_argument("--only", nargs="+", choices=[one.name for one in CONTESTANTS])
+    parser.add_argument("--results", type=Path, default=RESULTS)
+    parser.add_argument("--no-plots", action="store_true")
+    return parser.parse_args()
+
+
+def draw(path: Path) -> None:
+    """Draw the results, or say why not."""
+    try:
+        python = python_of("tools")
+    except CannotSetUp as error:
+        print(f"no pictures: {error}", file=sys.stderr)
+        return
+    command = [python, "-m", "harness.plots", "comparison", str(path), str(path.parent)]
+    subprocess.run(command, cwd=BENCH, check=True)
+
+
+def main() -> None:
+    """Measure, tell, and keep."""
+    chosen, progress = options(), Progress()
+    sizes = SIZES[chosen.size]
+    given = {"repetitions": chosen.repetitions, "idle_seconds": chosen.idle_seconds}
+    sizes = msgspec.structs.replace(sizes, **{k: v for k, v in given.items() if v})
+    wanted = [one for one in CONTESTANTS if not chosen.only or one.name in chosen.only]
+    with ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="ob")))
+        servers = Servers(stack, folder)
+        kinds = dict.fromkeys(one.database for one in wanted)
+        told = report.conditions(chosen.size, {k: servers.settings(k) for k in kinds})
+        for name, value in told.items():
+            progress.say(f"{name}: {value}")
+        samples = Comparison(wanted, sizes, servers, folder, progress).run()
+    path = report.save(samples, told, chosen.results)
+    print(report.text(samples, told))
+    if not chosen.no_plots:
+        draw(path)
+    progress.say(f"results are in {chosen.results}")
+
+
+if __name__ == "__main__":
+    main()

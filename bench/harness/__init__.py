@@ -1,0 +1,1 @@
+"""The yardstick: runs orchd and its peers under the same loads and compares them."""

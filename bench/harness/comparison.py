@@ -1,0 +1,213 @@
+"""One run: repetitions in which everybody takes turns, and then what only orchd is asked.
+
+Contestants start in another order each time, and the raw anchors are measured in every
+repetition, so that a machine that changes its pace does so for all.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from harness import lean, loads, orchd_loads, replaying
+from harness.environments import CannotSetUp, python_of
+from harness.line_process import ProcessFailed, run_once
+from harness.orchd_trial import OrchdTrial
+from harness.paths import BENCH
+from harness.progress import Progress
+from harness.roster import BOUND, ORCHD, Contestant
+from harness.samples import Samples
+from harness.servers import POSTGRESQL, SQLITE, Place, Servers
+from harness.sizes import Sizes
+from harness.trials import Trial
+
+ANCHOR = "raw-{database}"
+ANCHORS = {POSTGRESQL: "peers.anchors.postgres", SQLITE: "peers.anchors.sqlite"}
+
+Step = tuple[str, str, Callable[[], Mapping[str, float]]]
+"""Who, what, and the work that measures it."""
+
+
+class Comparison:
+    """Measures contestants side by side.
+
+    Args:
+        folder: for homes and SQLite files; its path is short.
+    """
+
+    def __init__(
+        self,
+        contestants: Sequence[Contestant],
+        sizes: Sizes,
+        servers: Servers,
+        folder: Path,
+        progress: Progress,
+    ) -> None:
+        self._contestants = list(contestants)
+        self._sizes = sizes
+        self._servers = servers
+        self._folder = folder
+        self._progress = progress
+        self._lean: set[str] = set()
+        self.samples = Samples()
+
+    def run(self) -> Samples:
+        """Measure everything, and return it."""
+        self._leave_out()
+        steps = [
+            step for turn in range(self._sizes.repetitions) for step in self._turn(turn)
+        ]
+        steps += self._only_orchd()
+        self._progress.begin(len(steps))
+        for step in steps:
+            self._take(step)
+        return self.samples
+
+    def _leave_out(self) -> None:
+        """Open everybody once, so that all set-ups are done before anything is measured."""
+        for contestant in list(self._contestants):
+            self._progress.say(f"setting up {contestant.title}")
+            try:
+                with self._trial(contestant):
+                    pass
+            except (CannotSetUp, ProcessFailed) as error:
+                self._contestants.remove(contestant)
+                self.samples.fail(contestant.name, "left out", str(error))
+                self._progress.say(f"left out {contestant.name}: {error}")
+
+    def _take(self, step: Step) -> None:
+        name, load, work = step
+        try:
+            values = work()
+        except (ProcessFailed, loads.NoProgress, replaying.NotEmpty, OSError) as error:
+            self.samples.fail(name, load, str(error))
+            self._progress.step(name, load, f"failed: {error}")
+            return
+        self.samples.add(name, values)
+        told = ", ".join(f"{metric} {value:,.1f}" for metric, value in values.items())
+        self._progress.step(name, load, told)
+
+    # --- the turns of a repetition ----------------------------------------------------
+
+    def _turn(self, turn: int) -> Iterator[Step]:
+        for database in self._databases():
+            yield ANCHOR.format(database=database), "raw", self._anchor(database)
+        first = turn % max(1, len(self._contestants))
+        for contestant in self._contestants[first:] + self._contestants[:first]:
+            yield from self._loads_of(contestant)
+
+    def _databases(self) -> list[str]:
+        used = {contestant.database for contestant in self._contestants}
+        return [database for database in ANCHORS if database in used or len(used) > 1]
+
+    def _anchor(self, database: str) -> Callable[[], Mapping[str, float]]:
+        def measure() -> Mapping[str, float]:
+            python = python_of("tools") if database == POSTGRESQL else sys.executable
+            with self._servers.place(database) as place, self._home() as home:
+                told = run_once(
+                    [python, "-m", ANCHORS[database], str(self._sizes.anchor_seconds)],
+                    environment=os.environ
+                    | {"PYTHONPATH": str(BENCH), "BENCH_URL": place.url},
+                    folder=home,
+                    errors=home / "anchor.err",
+                )
+            return {"lifecycles_per_second": told["count"] / told["seconds"]}
+
+        return measure
+
+    def _loads_of(self, contestant: Contestant) -> Iterator[Step]:
+        name, sizes = contestant.name, self._sizes
+        yield name, "drain", lambda: self._drain(contestant)
+        if contestant.kind == BOUND:
+            return
+
+        def on(work: Callable[[Trial], dict[str, float]]) -> Callable[[], dict[str, float]]:
+            def measure() -> dict[str, float]:
+                with self._trial(contestant) as (trial, _):
+                    return work(trial)
+
+            return measure
+
+        yield name, "latency", on(lambda trial: loads.latency(trial, sizes.latency_tasks))
+        yield name, "singles", on(lambda trial: loads.singles(trial, sizes.single_seconds))
+        yield name, "cold start", on(loads.cold)
+        if contestant.kind == ORCHD:
+            yield name, "HTTP", lambda: self._http(contestant)
+
+    def _drain(self, contestant: Contestant) -> dict[str, float]:
+        sizes = self._sizes
+        count = sizes.drain_tasks(contestant.expected_per_second)
+        with self._trial(contestant) as (trial, _):
+            told = loads.drain(trial, count, sizes.drain_seconds_max)
+            if contestant.kind == ORCHD and contestant.name not in self._lean:
+                self._lean.add(contestant.name)
+                told["lean_bytes_per_task"] = self._lean_bytes(contestant, trial.place)
+        return told
+
+    def _lean_bytes(self, contestant: Contestant, source: Place) -> float:
+        with self._servers.place(contestant.database) as target:
+            return lean.bytes_per_task(source.url, target, contestant.database)
+
+    def _http(self, contestant: Contestant) -> dict[str, float]:
+        sizes = self._sizes
+        with self._trial(contestant) as (trial, home):
+            assert isinstance(trial, OrchdTrial)
+            return orchd_loads.http(trial, home, sizes.http_clients, sizes.http_seconds)
+
+    # --- what only orchd is asked, once -----------------------------------------------
+
+    def _only_orchd(self) -> Iterator[Step]:
+        for contestant in self._contestants:
+            if contestant.kind == ORCHD:
+                yield from self._costs_of(contestant)
+
+    def _costs_of(self, contestant: Contestant) -> Iterator[Step]:
+        name, sizes = contestant.name, self._sizes
+
+        def fly() -> dict[str, float]:
+            with self._servers.place(contestant.database) as place, self._home() as home:
+                trial = OrchdTrial(place, home, sizes.in_flight_tasks)
+                try:
+                    return orchd_loads.in_flight(
+                        trial, sizes.in_flight_tasks, sizes.in_flight_seconds
+                    )
+                finally:
+                    trial.close()
+
+        def rest() -> dict[str, float]:
+            with self._trial(contestant) as (trial, _):
+                return loads.idle(trial, sizes.idle_seconds)
+
+        yield name, f"{sizes.in_flight_tasks:,} in flight", fly
+        yield name, "idle", rest
+        yield name, "replay", lambda: self._replay(contestant)
+
+    def _replay(self, contestant: Contestant) -> dict[str, float]:
+        with self._servers.place(contestant.database) as place:
+            *told, last = replaying.replay(
+                place.url, self._sizes.replay_tasks, self._sizes.repetitions
+            )
+        for values in told:
+            self.samples.add(contestant.name, values)
+        return last
+
+    # --- states -----------------------------------------------------------------------
+
+    @contextmanager
+    def _home(self) -> Iterator[Path]:
+        with tempfile.TemporaryDirectory(dir=self._folder, prefix="h") as folder:
+            yield Path(folder)
+
+    @contextmanager
+    def _trial(self, contestant: Contestant) -> Iterator[tuple[Trial, Path]]:
+        """Open a trial on an empty state; it has ended when the block is left."""
+        with self._home() as home, self._servers.place(contestant.database) as place:
+            trial = contestant.open(place, home)
+            try:
+                yield trial, home
+            finally:
+                trial.close()
