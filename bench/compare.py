@@ -10,7 +10,6 @@ go to standard output, progress to standard error, JSON and pictures to `bench/r
 from __future__ import annotations
 
 import argparse
-import subprocess
 import sys
 import tempfile
 from contextlib import ExitStack
@@ -22,9 +21,9 @@ sys.path[:0] = [str(HERE), str(HERE.parent / "tests")]
 import msgspec
 
 from harness import report
-from harness.comparison import Comparison
-from harness.environments import CannotSetUp, python_of
-from harness.paths import BENCH, RESULTS
+from harness.comparison import LOADS, Comparison
+from harness.drawing import draw
+from harness.paths import RESULTS
 from harness.progress import Progress
 from harness.roster import CONTESTANTS
 from harness.servers import Servers
@@ -38,20 +37,10 @@ def options() -> argparse.Namespace:
     parser.add_argument("--repetitions", type=int)
     parser.add_argument("--idle-seconds", type=float)
     parser.add_argument("--only", nargs="+", choices=[one.name for one in CONTESTANTS])
+    parser.add_argument("--loads", nargs="+", choices=LOADS, default=LOADS)
     parser.add_argument("--results", type=Path, default=RESULTS)
     parser.add_argument("--no-plots", action="store_true")
     return parser.parse_args()
-
-
-def draw(path: Path) -> None:
-    """Draw the results, or say why not."""
-    try:
-        python = python_of("tools")
-    except CannotSetUp as error:
-        print(f"no pictures: {error}", file=sys.stderr)
-        return
-    command = [python, "-m", "harness.plots", "comparison", str(path), str(path.parent)]
-    subprocess.run(command, cwd=BENCH, check=True)
 
 
 def main() -> None:
@@ -68,12 +57,11 @@ def main() -> None:
         told = report.conditions(chosen.size, {k: servers.settings(k) for k in kinds})
         for name, value in told.items():
             progress.say(f"{name}: {value}")
-        samples = Comparison(wanted, sizes, servers, folder, progress).run()
+        samples = Comparison(wanted, sizes, servers, folder, progress, chosen.loads).run()
     path = report.save(samples, told, chosen.results)
     print(report.text(samples, told))
     if not chosen.no_plots:
-        draw(path)
-    progress.say(f"results are in {chosen.results}")
+        draw("comparison", path)
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -25,6 +25,9 @@ from harness.servers import POSTGRESQL, SQLITE, Place, Servers
 from harness.sizes import Sizes
 from harness.trials import Trial
 
+RAW, DRAIN, LATENCY, SINGLES = "raw", "drain", "latency", "singles"
+COLD, HTTP, FLIGHT, IDLE, REPLAY = "cold", "http", "in-flight", "idle", "replay"
+LOADS = (RAW, DRAIN, LATENCY, SINGLES, COLD, HTTP, FLIGHT, IDLE, REPLAY)
 ANCHOR = "raw-{database}"
 ANCHORS = {POSTGRESQL: "peers.anchors.postgres", SQLITE: "peers.anchors.sqlite"}
 
@@ -37,6 +40,7 @@ class Comparison:
 
     Args:
         folder: for homes and SQLite files; its path is short.
+        wanted: the loads that are measured.
     """
 
     def __init__(
@@ -46,12 +50,14 @@ class Comparison:
         servers: Servers,
         folder: Path,
         progress: Progress,
+        wanted: Collection[str] = LOADS,
     ) -> None:
         self._contestants = list(contestants)
         self._sizes = sizes
         self._servers = servers
         self._folder = folder
         self._progress = progress
+        self._wanted = wanted
         self._lean: set[str] = set()
         self.samples = Samples()
 
@@ -62,14 +68,15 @@ class Comparison:
             step for turn in range(self._sizes.repetitions) for step in self._turn(turn)
         ]
         steps += self._only_orchd()
+        steps = [step for step in steps if step[1] in self._wanted]
         self._progress.begin(len(steps))
         for step in steps:
             self._take(step)
         return self.samples
 
     def _leave_out(self) -> None:
-        """Open everybody once, so that all set-ups are done before anything is measured."""
-        for contestant in list(self._contestants):
+        """Open every other one once, so that all is set up before anything is measured."""
+        for contestant in [one for one in self._contestants if one.kind != ORCHD]:
             self._progress.say(f"setting up {contestant.title}")
             try:
                 with self._trial(contestant):
@@ -95,7 +102,7 @@ class Comparison:
 
     def _turn(self, turn: int) -> Iterator[Step]:
         for database in self._databases():
-            yield ANCHOR.format(database=database), "raw", self._anchor(database)
+            yield ANCHOR.format(database=database), RAW, self._anchor(database)
         first = turn % max(1, len(self._contestants))
         for contestant in self._contestants[first:] + self._contestants[:first]:
             yield from self._loads_of(contestant)
@@ -121,7 +128,7 @@ class Comparison:
 
     def _loads_of(self, contestant: Contestant) -> Iterator[Step]:
         name, sizes = contestant.name, self._sizes
-        yield name, "drain", lambda: self._drain(contestant)
+        yield name, DRAIN, lambda: self._drain(contestant)
         if contestant.kind == BOUND:
             return
 
@@ -132,11 +139,11 @@ class Comparison:
 
             return measure
 
-        yield name, "latency", on(lambda trial: loads.latency(trial, sizes.latency_tasks))
-        yield name, "singles", on(lambda trial: loads.singles(trial, sizes.single_seconds))
-        yield name, "cold start", on(loads.cold)
+        yield name, LATENCY, on(lambda trial: loads.latency(trial, sizes.latency_tasks))
+        yield name, SINGLES, on(lambda trial: loads.singles(trial, sizes.single_seconds))
+        yield name, COLD, on(loads.cold)
         if contestant.kind == ORCHD:
-            yield name, "HTTP", lambda: self._http(contestant)
+            yield name, HTTP, lambda: self._http(contestant)
 
     def _drain(self, contestant: Contestant) -> dict[str, float]:
         sizes = self._sizes
@@ -182,9 +189,9 @@ class Comparison:
             with self._trial(contestant) as (trial, _):
                 return loads.idle(trial, sizes.idle_seconds)
 
-        yield name, f"{sizes.in_flight_tasks:,} in flight", fly
-        yield name, "idle", rest
-        yield name, "replay", lambda: self._replay(contestant)
+        yield name, FLIGHT, fly
+        yield name, IDLE, rest
+        yield name, REPLAY, lambda: self._replay(contestant)
 
     def _replay(self, contestant: Contestant) -> dict[str, float]:
         with self._servers.place(contestant.database) as place:

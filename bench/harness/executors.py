@@ -14,7 +14,7 @@ from typing import Any
 from peers import protocol
 
 PULSE_SECONDS = 0.01
-PULSES_IN_A_RECORD = 100
+PULSES_IN_A_RECORD = 20
 
 
 class Pulse:

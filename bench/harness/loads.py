@@ -26,7 +26,7 @@ def drain(trial: Trial, count: int, seconds_max: float) -> dict[str, float]:
     before = trial.place.size_bytes()
     bulk = trial.enqueue(NOOP, count)
     worker = trial.start_worker()
-    sights = _watch(trial, count, seconds_max)
+    sights = watch(trial, count, seconds_max)
     rate = drained_per_second(sights)
     done, memory = sights[-1][1], worker.rss_megabytes()
     trial.close()
@@ -38,15 +38,21 @@ def drain(trial: Trial, count: int, seconds_max: float) -> dict[str, float]:
     }
 
 
-def _watch(trial: Trial, count: int, seconds_max: float) -> list[tuple[float, int]]:
-    """Return when how many tasks were seen finished, until all are."""
+def watch(
+    trial: Trial, count: int, seconds_max: float, before: int = 0
+) -> list[tuple[float, int]]:
+    """Return when how many tasks were seen finished, until all are or the time is over.
+
+    `before` is how many were finished when the worker started.
+    """
     began = time.perf_counter()
-    sights = [(began, 0)]
+    sights = [(began, before)]
     while sights[-1][1] < count and sights[-1][0] - began < seconds_max:
         if trial.worker is not None and not trial.worker.running:
             raise ProcessFailed(f"the worker ended: {trial.worker.last_words()}")
         time.sleep(POLL_SECONDS)
-        sights.append((time.perf_counter(), trial.count_done()))
+        done = max(sights[-1][1], trial.count_done())
+        sights.append((time.perf_counter(), done))
     return sights
 
 

@@ -39,6 +39,16 @@ def replay(url: str, tasks: int, runs: int) -> list[dict[str, float]]:
     return told
 
 
+def once(url: str) -> dict[str, float]:
+    """Read and replay a state that is there, once."""
+    _settle(url)
+    events = parse_all(url)
+    return {
+        "parse_events_per_second": events / _seconds(lambda: parse_all(url)),
+        "replay_events_per_second": events / _seconds(lambda: _walk(mend, url)),
+    }
+
+
 def _settle(url: str) -> None:
     """Let PostgreSQL do now what it would do by itself in the minute after."""
     if url.startswith("postgresql"):

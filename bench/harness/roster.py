@@ -105,7 +105,7 @@ CONTESTANTS = (
         title="the fair bound, PostgreSQL",
         kind=BOUND,
         database=POSTGRESQL,
-        expected_per_second=6000,
+        expected_per_second=9000,
         open=_bound("bound_postgres", lambda: python_of("tools")),
     ),
     Contestant(
@@ -113,7 +113,7 @@ CONTESTANTS = (
         title="the fair bound, SQLite FULL",
         kind=BOUND,
         database=SQLITE,
-        expected_per_second=8000,
+        expected_per_second=11000,
         open=_bound("bound_sqlite", lambda: sys.executable),
     ),
     Contestant(
