@@ -1,7 +1,7 @@
 """One run: repetitions in which everybody takes turns, and then what only orchd is asked.
 
-Contestants start in another order each time, and the raw anchors are measured in every
-repetition, so that a machine that changes its pace does so for all.
+Contestants start in another order each time, and before each of them the raw anchor of its
+database is measured, so that a machine that changes its pace does so for all.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from harness.line_process import ProcessFailed, run_once
 from harness.orchd_trial import OrchdTrial
 from harness.paths import BENCH
 from harness.progress import Progress
-from harness.roster import BOUND, ORCHD, Contestant
+from harness.roster import ANCHOR_OF, BOUND, ORCHD, Contestant
 from harness.samples import Samples
 from harness.servers import POSTGRESQL, SQLITE, Place, Servers
 from harness.sizes import Sizes
@@ -29,6 +29,8 @@ RAW, DRAIN, LATENCY, SINGLES = "raw", "drain", "latency", "singles"
 COLD, HTTP, FLIGHT, IDLE, REPLAY = "cold", "http", "in-flight", "idle", "replay"
 LOADS = (RAW, DRAIN, LATENCY, SINGLES, COLD, HTTP, FLIGHT, IDLE, REPLAY)
 ANCHOR = "raw-{database}"
+TO_ANCHOR = "drain_to_raw_anchor"
+"""A drain, divided by the anchor that was measured just before it."""
 ANCHORS = {POSTGRESQL: "peers.anchors.postgres", SQLITE: "peers.anchors.sqlite"}
 
 Step = tuple[str, str, Callable[[], Mapping[str, float]]]
@@ -59,6 +61,8 @@ class Comparison:
         self._progress = progress
         self._wanted = wanted
         self._lean: set[str] = set()
+        self._pace: dict[str, float] = {}
+        """What the raw anchor of a database last came to."""
         self.samples = Samples()
 
     def run(self) -> Samples:
@@ -101,15 +105,11 @@ class Comparison:
     # --- the turns of a repetition ----------------------------------------------------
 
     def _turn(self, turn: int) -> Iterator[Step]:
-        for database in self._databases():
-            yield ANCHOR.format(database=database), RAW, self._anchor(database)
         first = turn % max(1, len(self._contestants))
         for contestant in self._contestants[first:] + self._contestants[:first]:
+            database = ANCHOR_OF[contestant.database]
+            yield ANCHOR.format(database=database), RAW, self._anchor(database)
             yield from self._loads_of(contestant)
-
-    def _databases(self) -> list[str]:
-        used = {contestant.database for contestant in self._contestants}
-        return [database for database in ANCHORS if database in used or len(used) > 1]
 
     def _anchor(self, database: str) -> Callable[[], Mapping[str, float]]:
         def measure() -> Mapping[str, float]:
@@ -122,7 +122,9 @@ class Comparison:
                     folder=home,
                     errors=home / "anchor.err",
                 )
-            return {"lifecycles_per_second": told["count"] / told["seconds"]}
+            rate = told["count"] / told["seconds"]
+            self._pace[database] = rate
+            return {"lifecycles_per_second": rate}
 
         return measure
 
@@ -150,6 +152,9 @@ class Comparison:
         count = sizes.drain_tasks(contestant.expected_per_second)
         with self._trial(contestant) as (trial, _):
             told = loads.drain(trial, count, sizes.drain_seconds_max)
+            pace = self._pace.get(ANCHOR_OF[contestant.database])
+            if pace:
+                told[TO_ANCHOR] = told["drain_per_second"] / pace
             if contestant.kind == ORCHD and contestant.name not in self._lean:
                 self._lean.add(contestant.name)
                 told["lean_bytes_per_task"] = self._lean_bytes(contestant, trial.place)

@@ -15,6 +15,8 @@ from typing import Any
 
 import psutil
 
+from support.processes import die_with_parent
+
 ANSWER_SECONDS = 180.0
 STOP_SECONDS = 15.0
 TAIL_LINES = 6
@@ -29,6 +31,8 @@ class ProcessFailed(Exception):
 
 class LineProcess:
     """Starts a program, takes its records, and ends it with all that it started.
+
+    It is killed with the thread that started it, so that no run leaves a worker behind.
 
     Args:
         errors: the file that gets what it says besides its records.
@@ -52,6 +56,7 @@ class LineProcess:
                 env=dict(environment),
                 cwd=folder,
                 start_new_session=True,
+                preexec_fn=die_with_parent,
             )
         self._news = threading.Condition()
         self._records: list[Record] = []

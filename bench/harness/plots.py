@@ -43,11 +43,16 @@ def draw_bars(document: dict[str, Any], metric: str, folder: Path) -> None:
     for place, (middle, values, contestant) in enumerate(measured):
         axes.barh(place, middle, color=COLOURS[contestant["kind"]])
         axes.plot(values, [place] * len(values), "k.", markersize=4)
-        axes.annotate(f" {middle:,.4g}", (middle, place), va="center", fontsize=8)
+        axes.annotate(f" {figure_text(middle)}", (middle, place), va="center", fontsize=8)
     axes.set_yticks(range(len(measured)), [one["title"] for _, _, one in measured])
     axes.set_title(f"{title} ({'more' if more_is_better else 'less'} is better)")
-    axes.margins(x=0.12)
+    axes.margins(x=0.16)
     save(figure, folder / f"{metric}.svg")
+
+
+def figure_text(value: float) -> str:
+    """Return a figure with three digits that count, or all before the point."""
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
 
 
 def draw_growth(name: str, growth: dict[str, Any], folder: Path) -> None:

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from harness.comparison import ANCHOR
+from harness.comparison import ANCHOR, TO_ANCHOR
 from harness.goals import verdicts
 from harness.roster import (
     ANCHOR_OF,
@@ -83,10 +83,8 @@ def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 
 
 def anchor_ratio(contestant: Contestant, samples: Samples) -> float | None:
-    """Return a contestant's drain to the raw anchor of this run."""
-    anchor = ANCHOR.format(database=ANCHOR_OF[contestant.database])
-    drained = samples.median(contestant.name, DRAIN)
-    return ratio(drained, samples.median(anchor, LIFECYCLES))
+    """Return a contestant's drain to the raw anchor that was measured before it."""
+    return samples.median(contestant.name, TO_ANCHOR)
 
 
 def below_reference(contestant: Contestant, samples: Samples) -> bool | None:

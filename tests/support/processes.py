@@ -37,7 +37,7 @@ class ServerProcess:
             stderr=subprocess.STDOUT,
             text=True,
             start_new_session=True,
-            preexec_fn=_die_with_parent,
+            preexec_fn=die_with_parent,
             **options,
         )
         assert self.process.stdout is not None
@@ -77,7 +77,8 @@ class ServerProcess:
         self._ready.set()
 
 
-def _die_with_parent() -> None:
+def die_with_parent() -> None:
+    """Have this process ended with the thread that started it; called in a new child."""
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGQUIT)
 
 
