@@ -47,7 +47,7 @@ class GrowthSizes(msgspec.Struct, frozen=True, kw_only=True):
 GROWTH_SIZES = {
     "full": GrowthSizes(
         log_events=(10_000, 100_000, 300_000, 1_000_000),
-        queue_tasks=(1_000, 10_000, 100_000, 1_000_000),
+        queue_tasks=(10_000, 30_000, 100_000, 1_000_000),
         daemons=(1, 2, 4, 8),
         in_flight_tasks=(100, 1_000, 3_000, 10_000),
         payload_bytes=(100, 1_000, 10_000, 100_000, 1_000_000),
@@ -57,7 +57,7 @@ GROWTH_SIZES = {
     ),
     "short": GrowthSizes(
         log_events=(10_000, 100_000),
-        queue_tasks=(1_000, 10_000, 100_000),
+        queue_tasks=(10_000, 100_000),
         daemons=(1, 2, 4),
         in_flight_tasks=(100, 1_000, 10_000),
         payload_bytes=(100, 10_000, 1_000_000),
@@ -131,17 +131,19 @@ class Growths:
                 return orchd_loads.in_flight(trial, count, self._sizes.seconds)
 
     def payload(self, database: str, size_bytes: int) -> Values:
-        """With payloads of such a size."""
+        """With payloads of such a size; the fewer tasks, the fewer at the same time."""
         most = max(20, PAYLOAD_BYTES_TOTAL // size_bytes)
         tasks = min(self._sizes.drain_tasks, most)
-        with self._place(database) as (place, home), self._orchd(place, home) as trial:
-            bulk = trial.enqueue(NOOP, tasks, size_bytes)
-            trial.start_worker()
-            sights = loads.watch(trial, tasks, loads.START_SECONDS)
-            return {
-                "bulk_per_second": bulk.per_second,
-                "drain_per_second": loads.drained_per_second(sights),
-            }
+        concurrency = min(CONCURRENCY, max(4, tasks // 10))
+        with self._place(database) as (place, home):
+            with self._orchd(place, home, concurrency) as trial:
+                bulk = trial.enqueue(NOOP, tasks, size_bytes)
+                trial.start_worker()
+                sights = loads.watch(trial, tasks, loads.START_SECONDS)
+        return {
+            "bulk_per_second": bulk.per_second,
+            "drain_per_second": loads.drained_per_second(sights),
+        }
 
     def round_trip(self, database: str, milliseconds: float) -> Values:
         """With a database that is so far away."""

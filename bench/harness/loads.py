@@ -59,7 +59,8 @@ def watch(
 def drained_per_second(sights: list[tuple[float, int]]) -> float:
     """Return the rate between the first sight of finished tasks and the last new one.
 
-    A queue that was empty at the first sight is counted from the sight before.
+    A queue that was empty at the first sight is counted from the start of the worker: too
+    low a rate is an error that one sees, too high a rate is one that one believes.
 
     Raises:
         NoProgress: nothing was ever finished.
@@ -71,7 +72,7 @@ def drained_per_second(sights: list[tuple[float, int]]) -> float:
         raise NoProgress(f"no task was finished in {sights[-1][0] - sights[0][0]:.0f} s")
     first, last = moving[0], moving[-1]
     if first == last:
-        first -= 1
+        first = 0
     (began, before), (ended, done) = sights[first], sights[last]
     return (done - before) / (ended - began)
 

@@ -80,7 +80,7 @@ def test_what_the_bound_writes_is_what_orchd_would_write(short_path: Path) -> No
     ("sights", "rate"),
     [
         ([(0, 0), (1, 0), (2, 100), (3, 200), (4, 300), (5, 300)], 100),
-        ([(0, 0), (1, 0), (2, 300), (3, 300)], 300),
+        ([(0, 0), (1, 0), (2, 300), (3, 300)], 150),
         ([(0, 50), (1, 50), (2, 150), (4, 350)], 100),
     ],
     ids=["from first to last end", "all at once", "others were finished before"],
