@@ -21,8 +21,6 @@ from support.daemons import READY_MARK, TOKEN, Installation
 
 CONCURRENCY = 1000
 START_SECONDS = 60.0
-# Coroutines run in the daemon's loop whatever the isolation; with `thread` no child process
-# is needed to find that out.
 SETTINGS = """
 [worker]
 concurrency = {concurrency}
@@ -31,15 +29,12 @@ queues = ["{queue}"]
 executor = "noop"
 [executors.noop]
 type = "python"
-isolation = "thread"
 target = "harness.executors:noop"
 [executors.stamp]
 type = "python"
-isolation = "thread"
 target = "harness.executors:stamp"
 [executors.sleep]
 type = "python"
-isolation = "thread"
 target = "harness.executors:sleep"
 """
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import inspect
 from collections.abc import Awaitable, Callable
 from typing import Any
@@ -42,6 +43,7 @@ class PythonHost:
         self._pool = ChildPool(settings, system)
         self._invocation: Invocation | None = None
         self._in_children = False
+        self._search: asyncio.Task[None] | None = None
 
     async def answer(
         self,
@@ -74,12 +76,26 @@ class PythonHost:
     async def _find(self) -> Invocation | None:
         # None: the code runs in children.
         if self._invocation is None and not self._in_children:
-            if self._isolation == PROCESS and not await self._pool.asynchronous():
-                self._in_children = True
-            else:
-                self._invocation = await in_thread(self._load, "load")
-                await self._pool.close()
+            # One search for all who ask: a thousand first tasks must not start a thousand
+            # children to learn the same.
+            if self._search is None:
+                self._search = asyncio.create_task(self._look())
+                self._search.add_done_callback(self._looked)
+            await asyncio.shield(self._search)
         return self._invocation
+
+    async def _look(self) -> None:
+        if self._isolation == PROCESS and not await self._pool.asynchronous():
+            self._in_children = True
+        else:
+            self._invocation = await in_thread(self._load, "load")
+            await self._pool.close()
+
+    def _looked(self, search: asyncio.Task[None]) -> None:
+        self._search = None
+        if not search.cancelled():
+            # It may be that nobody waits for it any more.
+            search.exception()
 
     def _load(self) -> Invocation:
         settings = self._settings
@@ -90,6 +106,10 @@ class PythonHost:
 
     async def close(self) -> None:
         """Stop the children."""
+        search = self._search
+        if search is not None:
+            search.cancel()
+            await asyncio.wait((search,))
         await self._pool.close()
 
 

@@ -88,6 +88,36 @@ async def test_coroutine_functions_run_in_the_daemon() -> None:
     assert await answer_of(python("asynchronous")) == Success(output=str(os.getpid()))
 
 
+@pytest.mark.parametrize(
+    ("name", "kind"), [("asynchronous", Success), ("nothing_of_this_name", Failure)]
+)
+async def test_many_first_tasks_start_one_child_to_learn_what_the_code_is(
+    name: str, kind: type
+) -> None:
+    executor = python(name)
+    answers = await asyncio.gather(*(executor.execute(run_context()) for _ in range(20)))
+    await executor.close()
+    assert {type(answer) for answer in answers} == {kind}
+    assert executor._host._pool._started == 1  # type: ignore[attr-defined]  # to count them
+
+
+async def test_a_search_ends_with_its_executor_and_not_with_who_asked() -> None:
+    executor = python("asynchronous")
+    impatient, patient = (
+        asyncio.create_task(executor.execute(run_context())) for _ in range(2)
+    )
+    await asyncio.sleep(0)
+    impatient.cancel()
+    assert isinstance(await patient, Success)
+    await executor.close()
+    other = python("asynchronous")
+    asking = asyncio.create_task(other.execute(run_context()))
+    await asyncio.sleep(0)
+    await other.close()
+    with pytest.raises(asyncio.CancelledError):
+        await asking
+
+
 async def test_coroutines_are_cancelled() -> None:
     executor = python("asynchronous_forever")
     run = asyncio.create_task(executor.execute(run_context()))
