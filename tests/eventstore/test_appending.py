@@ -71,8 +71,8 @@ def test_a_row_whose_events_cannot_be_stored_is_not_written(store: EventStore) -
     """The stream has events already, of which its row knows nothing."""
     store.append([bare("thing-a")], command_id="c1")
     commit = store.append([thing("a"), thing("b")], command_id="c2")
-    assert isinstance(commit.outcomes[0], Rejected)
     assert list(rows(store)) == ["b"], "there is a row without its event"
+    assert isinstance(commit.outcomes[0], Rejected)
 
 
 def test_a_row_at_another_version_is_a_conflict(store: EventStore) -> None:

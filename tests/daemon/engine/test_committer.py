@@ -49,8 +49,9 @@ async def test_nothing_is_acknowledged_before_its_commit(harness: Harness) -> No
     submitting = asyncio.create_task(harness.submit("a"))
     await until(lambda: bool(courier.sent))
     await asyncio.sleep(0.1)
-    assert not submitting.done(), "it was acknowledged while its commit was on its way"
+    is_acknowledged = submitting.done()
     courier.may_go.set()
+    assert not is_acknowledged, "it was acknowledged while its commit was on its way"
     assert await submitting == await harness.task("a")
 
 
