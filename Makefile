@@ -6,6 +6,7 @@
 #   CHAOS=small  how large the scenarios of `make chaos` are; tests/chaos/sizes.py
 #   FIRST=... SEEDS=... TRACE=1   the seeds of `make simulate`; one is told step by step
 #   TASKS=... DATABASE=sqlite     what `make soak` puts through one daemon, and on what
+#   MUTATIONS=...   which mutations `make mutate` applies, by name: a,b; all by default
 #   COMPARE=... GROWTH=...   options of bench/compare.py and of bench/growth.py
 
 SHELL := /bin/sh
@@ -19,6 +20,7 @@ SEEDS ?= 100000
 TRACE ?=
 TASKS ?= 1000000
 DATABASE ?= postgresql
+MUTATIONS ?=
 LOCK ?=
 # The comparison and the growth take half an hour and more, so they have verbs of their own.
 BENCHMARKS ?= $(filter-out bench/compare.py bench/growth.py,$(wildcard bench/*.py))
@@ -32,7 +34,8 @@ RUN := .venv/.stamp-run
 DEV := .venv/.stamp-dev
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test chaos simulate soak check fix bench bench-peers bench-growth lock clean
+.PHONY: help demo test chaos simulate soak mutate check fix bench bench-peers bench-growth
+.PHONY: lock clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-12s %s\n", $$1, $$2}' Makefile
@@ -55,6 +58,10 @@ simulate: $(DEV) ## break simulated fleets, seed after seed; takes an hour
 
 soak: $(DEV) ## see one daemon's memory through a million tasks; draws docs/images/soak.svg
 	@PYTHONPATH=tests $(BIN)/python -m soak --tasks $(TASKS) --database $(DATABASE)
+
+mutate: $(DEV) ## disable each safety mechanism in a copy, and see it noticed twice
+	@requirements/programs
+	@cd tests && ../$(BIN)/python -m mutation $(JOBS) $(MUTATIONS)
 
 check: $(DEV) ## check format, style, types and layers
 	@$(BIN)/ruff format --quiet --check --diff .
