@@ -21,9 +21,16 @@ def script(name: str, dialect: str) -> list[str]:
 
 
 def execute(connection: Connection, statements: list[str]) -> None:
-    """Run statements as they are: a `%` or a `:name` in them is no placeholder."""
-    cursor = connection.connection.cursor()
+    """Run statements as they are: a `%` or a `:name` in them is no placeholder.
+
+    They are part of the caller's transaction, which on SQLite begins here at the latest:
+    its driver begins none by itself, and each statement would stand alone.
+    """
+    driver = connection.connection
+    cursor = driver.cursor()
     try:
+        if connection.dialect.name == "sqlite" and not driver.in_transaction:
+            cursor.execute("BEGIN IMMEDIATE")
         for statement in statements:
             cursor.execute(statement)
     finally:

@@ -1,0 +1,55 @@
+"""An upgrade that is killed is as if it had never begun; the next one does all of it."""
+
+from __future__ import annotations
+
+import asyncio
+import subprocess
+import sys
+
+import pytest
+
+from orchd.ledger.opening import open_ledger
+from orchd.ledger.sql import SQLLedger
+from orchd.system import RealSystem
+
+KILLED = 9
+# Upgrades as a start does, and dies after so many statements of one migration.
+UPGRADER = """
+import os, sys
+from orchd.ledger.opening import open_ledger
+from orchd.system import RealSystem
+from orchd_migrations import scripts
+url, migration, left = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
+execute, begun = scripts.execute, 0
+def stop(connection, statements):
+    global begun
+    begun += 1
+    if begun == migration:
+        execute(connection, statements[:left])
+        os._exit(9)
+    execute(connection, statements)
+scripts.execute = stop
+open_ledger(url, system=RealSystem(), access="write", create=True, migrate=True)
+"""
+
+
+@pytest.mark.parametrize("statements", [1, 3, 1000])
+@pytest.mark.parametrize("migration", [1, 2, 3])
+def test_an_upgrade_that_is_killed_is_done_by_the_next(
+    database_url: str, migration: int, statements: int
+) -> None:
+    killed = subprocess.run(
+        [sys.executable, "-c", UPGRADER, database_url, str(migration), str(statements)],
+        check=False,
+    )
+    assert killed.returncode == KILLED
+    ledger = open_ledger(
+        database_url, system=RealSystem(), access="write", create=True, migrate=True
+    )
+    asyncio.run(_require_empty(ledger))
+
+
+async def _require_empty(ledger: SQLLedger) -> None:
+    await ledger.open()
+    assert await ledger.log_position() == 0
+    await ledger.close()
