@@ -73,7 +73,11 @@ def corner(
         row = there.state.tasks()[poison.id]
         crashed = row["error_class"] == "crashed"
         assert row["status"] == "failed", row
-        assert deaths == MAX_CRASHES + 1 or not (crashed or always_deadly), row
+        if always_deadly:
+            assert deaths == MAX_CRASHES + 1, row
+        elif crashed:
+            # A daemon may also die of what the poison took in a run that it survived.
+            assert deaths > MAX_CRASHES, row
         require_all(job, crashed={poison.id} if crashed else ())
 
 
