@@ -204,6 +204,13 @@ def unverified(
     )
 
 
+def recorded(run: Run, now: int) -> c.TaskCommand:
+    """Take the run's result from it, to record it before the run ends."""
+    output, run.output = run.output, None
+    assert output is not None
+    return c.RecordResult(now=now, token=run.token, run=run.context.run, output=output)
+
+
 def stopped(run: Run, now: int) -> c.TaskCommand:
     """End a run that was told to stop for another reason than its time limit."""
     if run.stop_reason is Stop.CANCEL:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from typing import Any, Protocol
 
 from orchd.config.settings import RetrySettings, Settings
@@ -27,7 +28,7 @@ from orchd.executors.port import (
 from orchd.ledger.port import Acted, ActOnTask, Origin, Outcome, Refusal
 from orchd.system import System
 from orchd.tasks.backoff import delay_seconds
-from orchd.tasks.commands import TaskCommand
+from orchd.tasks.commands import Release, TaskCommand
 from orchd.tasks.failures import ErrorClass
 from orchd.verifiers.port import VerifierPort
 
@@ -270,7 +271,12 @@ class Runner:
         wait = self.backoff_seconds(retry, run.state.attempts)
         now = self.workshop.clock.now()
         limit = retry.max_verify_errors
-        await self.end(run, endings.left_behind(run, now, wait, limit))
+        ending = endings.left_behind(run, now, wait, limit)
+        if isinstance(ending, Release) and run.output is not None:
+            # The next run has only to verify it.
+            with suppress(Stopped):
+                await self.record(run, endings.recorded(run, now))
+        await self.end(run, ending)
 
     async def _offer(self, run: Run, command: TaskCommand, *, ends_run: bool) -> Outcome:
         origin = Origin(

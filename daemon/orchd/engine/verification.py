@@ -117,13 +117,9 @@ class Verification:
         await self._runner.end_missing(self._run, name)
 
     async def _record_result(self) -> bool:
-        run, now = self._run, self._runner.workshop.clock.now()
-        output, run.output = run.output, None
-        assert output is not None
-        command = c.RecordResult(
-            now=now, token=run.token, run=run.context.run, output=output
-        )
-        return bool(await self._runner.record(run, command))
+        now = self._runner.workshop.clock.now()
+        command = endings.recorded(self._run, now)
+        return bool(await self._runner.record(self._run, command))
 
     async def _record_pass(self, verdict: c.Verdict) -> bool:
         run, now = self._run, self._runner.workshop.clock.now()

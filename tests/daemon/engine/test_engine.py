@@ -324,6 +324,33 @@ async def test_a_verifier_that_ignores_its_cancellation_costs_no_execution(
     assert len(executor.calls) == 1
 
 
+async def test_a_verifier_that_ignores_a_drain_costs_no_execution(start: Open) -> None:
+    released = asyncio.Event()
+
+    async def ignore() -> Passed:
+        while not released.is_set():
+            try:
+                await released.wait()
+            except asyncio.CancelledError:
+                continue
+        return Passed()
+
+    executor = ScriptedExecutor()
+    judge = ScriptedVerifier([ignore], inline=True)
+    harness = await start(executor, verifiers=[judge])
+    await harness.submit("a", verifiers=("judge",))
+    await until(lambda: bool(judge.calls))
+    await harness.engine.drain(0.0)
+    released.set()
+    events = await harness.event_types("a")
+    assert events == ["submitted", "started", "executed", "released"]
+    harness.engine.resume_claims()
+    await harness.settle()
+    state = await harness.task("a")
+    assert (state.status, state.attempts) == (TaskStatus.COMPLETED, 1)
+    assert len(executor.calls) == 1
+
+
 async def test_a_final_failure_is_not_tried_again(start: Open) -> None:
     async def work(context: RunContext) -> ExecutorAnswer:
         return Final(error="never")
