@@ -12,7 +12,8 @@
 SHELL := /bin/sh
 BIN := .venv/bin
 TESTS ?=
-JOBS ?= 2
+# One more than cores of a small machine: many tests wait for time to pass.
+JOBS ?= 3
 CHAOS ?= full
 SCENARIOS ?= tests/chaos
 FIRST ?= 1

@@ -65,10 +65,10 @@ def corner(
         job.close()
         deaths = work_until_finished(there, wrapper)
         figures(daemons_lost=deaths)
-        if not there.alive:
-            # The last one died of what the poison took, once all was finished.
-            there.launch(wrapper=wrapper)
-        there.alive[0].wait_until_ready()
+        for daemon in there.alive:
+            # The poison may have taken all of its memory, and nobody gives that back.
+            daemon.kill()
+        there.launch().wait_until_ready()
         there.stop()
         row = there.state.tasks()[poison.id]
         crashed = row["error_class"] == "crashed"

@@ -25,7 +25,7 @@ def test_a_small_soak_leaves_samples_and_a_picture(tmp_path: Path, kind: str) ->
     # So few tasks say nothing of memory; the numbers that must not rise are held to that.
     done = subprocess.run(
         [
-            *(sys.executable, "-m", "soak", "--database", kind, "--interval", "0.1"),
+            *(sys.executable, "-m", "soak", "--database", kind, "--interval", "0.02"),
             *("--tasks", str(TASKS), "--warm-up", "500", "--growth-max", "100000"),
             *("--csv", str(kept), "--plot", str(picture)),
         ],
