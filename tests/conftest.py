@@ -1,6 +1,7 @@
 """Fixtures for every test: real databases, each empty when a test begins."""
 
 import asyncio
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,11 @@ hypothesis.settings.register_profile("orchd", deadline=None, print_blob=True)
 hypothesis.settings.load_profile("orchd")
 
 SERVER_VERSION = pytest.StashKey[str]()
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    # A shell lets what it starts in the background ignore Ctrl-C, and so would the programs
+    # that the tests start and interrupt.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_report_header() -> str:
