@@ -361,13 +361,18 @@ class Engine:
         run.task = asyncio.create_task(self._work(run))
         if self._gives_back:
             self.stop_run(run, Stop.DRAIN)
-        elif self._needs_lease(run) and not self.lease.is_current:
+        elif self._needs_lease(run) and not self._holds(run):
             self.stop_run(run, Stop.LEASE)
 
     def _needs_lease(self, run: Run) -> bool:
         executor = self.executor(run.state.executor)
         executes = run.state.phase is Phase.EXECUTE
         return executes and executor is not None and executor.exclusive
+
+    def _holds(self, run: Run) -> bool:
+        # A claim may be answered when the worker that made it has been fenced, and this
+        # process goes on as another one.
+        return self.lease.is_current and run.state.worker == self.worker_id
 
     def _claim_settled(self) -> None:
         self._quiet.set()

@@ -273,5 +273,39 @@ async def test_claims_leave_out_what_is_exclusive_while_there_is_no_lease(
     assert (await harness.task("a")).attempts == 1
 
 
+async def test_what_a_fenced_worker_claimed_is_not_executed_by_its_successor(
+    start: Open,
+) -> None:
+    """The claim's answer came when the process had begun anew as another worker."""
+    executor = ScriptedExecutor(exclusive=True)
+    harness = await start(executor)
+    commit, fenced = harness.ledger.commit, harness.engine.worker_id
+
+    async def slowly(requests: Any, *, command_id: str) -> list[Outcome]:
+        outcomes = await commit(requests, command_id=command_id)
+        claimed = any(isinstance(o, Claimed) and o.tasks for o in outcomes)
+        if claimed and harness.engine.worker_id == fenced:
+            await harness.ledger.fence_worker(fenced, only_if_expired=False)
+            await harness.engine.lease.tick()
+        return outcomes
+
+    harness.ledger.commit = slowly  # type: ignore[method-assign]  # a fault
+    await harness.submit("a")
+    await harness.settle()
+    assert harness.engine.worker_id != fenced
+    assert (await harness.task("a")).status is TaskStatus.COMPLETED
+    [call] = executor.calls
+    assert call.token > 2
+
+
+async def test_a_lease_that_ran_out_unheard_is_not_held(start: Open) -> None:
+    """A machine that has just woken up fenced others, before it had renewed its own."""
+    lease = (await start(ScriptedExecutor())).engine.lease
+    lease._held_since -= NEVER_SECONDS
+    assert lease.held_seconds >= NEVER_SECONDS
+    lease._renewed -= NEVER_SECONDS
+    assert lease.held_seconds == 0.0
+
+
 def _released(harness: Harness) -> bool:
     return not harness.engine.lease.is_current
