@@ -55,7 +55,10 @@ class LeaseKeeper(Service):
 
     @property
     def held_seconds(self) -> float:
-        """For how long the lease has been held without a gap."""
+        """For how long the lease has been held without a gap; 0 when it is not held."""
+        if not self.is_current:
+            # The machine may have slept through its end, and the alarm is yet to ring.
+            return 0.0
         return self._system.monotonic() - self._held_since
 
     @property

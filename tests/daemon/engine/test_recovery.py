@@ -74,6 +74,7 @@ async def test_one_look_is_not_enough_to_declare_a_worker_dead(pair: Pair) -> No
     await engine.lease.register()
     engine.committer.start()
     await asyncio.sleep(1.5 * LEASE_SECONDS)
+    await engine.lease.tick()
     engine.lease._held_since -= 10 * LEASE_SECONDS
     for _ in range(SILENT_LOOKS - 1):
         await engine._recovery.tick()
