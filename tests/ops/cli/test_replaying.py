@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
+import select
 import signal
 import sqlite3
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import psutil
@@ -86,8 +88,8 @@ def test_an_interrupted_check_goes_on_and_misses_nothing(
         cwd=half_wrong.directory,
         env=half_wrong.environ,
     )
-    # It stands still in the middle, because nobody reads what it says.
-    wait_until(Path(f"{sqlite_path(url)}.replay").exists)
+    _read_until(checking, Path(f"{sqlite_path(url)}.replay").exists)
+    # It stands still in the middle, because nobody reads on what it says.
     helpers = psutil.Process(checking.pid).children()
     assert len(helpers) == 2
     checking.send_signal(number)
@@ -96,6 +98,21 @@ def test_an_interrupted_check_goes_on_and_misses_nothing(
     _, alive = psutil.wait_procs(helpers, timeout=10)
     assert not alive
     _expect_the_rest(half_wrong, url)
+
+
+def _read_until(process: subprocess.Popen[bytes], condition: Callable[[], bool]) -> None:
+    # What differs may come first, and fill the pipe before anything is noted as done.
+    assert process.stdout is not None
+    output = process.stdout.fileno()
+
+    def is_met() -> bool:
+        if condition():
+            return True
+        if select.select([output], [], [], 0.01)[0]:
+            os.read(output, 4096)
+        return False
+
+    wait_until(is_met)
 
 
 def _expect_the_rest(half_wrong: CommandLine, url: str) -> None:
