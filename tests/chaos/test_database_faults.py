@@ -131,10 +131,10 @@ class Feeder:
 
 def shuffled(faults: Faults, chance: random.Random) -> list[Callable[[], None]]:
     """Return every fault as often as it is wanted, in any order."""
-    todo = [faults.restart] * RESTARTS
-    todo += [faults.terminate] * TERMINATIONS + [faults.cut] * CUTS
-    chance.shuffle(todo)
-    return todo
+    wanted = [faults.restart] * RESTARTS
+    wanted += [faults.terminate] * TERMINATIONS + [faults.cut] * CUTS
+    chance.shuffle(wanted)
+    return wanted
 
 
 def require_going_on(there: Fleet, daemons: list[Daemon]) -> None:

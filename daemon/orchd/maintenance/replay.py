@@ -194,9 +194,9 @@ class _Replay:
     def _in_streams(self, spans: Sequence[Span]) -> Iterator[Found]:
         self._seen = self._head * len(self._done) // len(spans)
         places = [place for place in range(len(spans)) if place not in self._done]
-        todo = [Part(spans[place], self._head) for place in places]
+        parts = [Part(spans[place], self._head) for place in places]
         unsound: set[int] = set()
-        for number, look in self._examined_parts(todo):
+        for number, look in self._examined_parts(parts):
             place = places[number]
             if look is not None:
                 self._note(look)
