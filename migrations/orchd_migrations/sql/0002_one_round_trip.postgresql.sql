@@ -421,11 +421,3 @@ BEGIN
   END IF;
   answer := array_to_json(answers);
 END $$
---;;
-CREATE PROCEDURE eventstore_append_and_commit(command text, item_count int, new_events json, new_counters json, new_blobs json, bare boolean, wish json, tasks_inserts json, tasks_updates json, tasks_narrow json, tasks_keys text[], queues_inserts json, queues_updates json, queues_narrow json, queues_keys text[], breakers_inserts json, breakers_updates json, breakers_narrow json, breakers_keys text[], INOUT answer text)
-LANGUAGE plpgsql
-AS $$
-BEGIN
-  answer := eventstore_append(command, item_count, new_events, new_counters, new_blobs, bare, wish, tasks_inserts, tasks_updates, tasks_narrow, tasks_keys, queues_inserts, queues_updates, queues_narrow, queues_keys, breakers_inserts, breakers_updates, breakers_narrow, breakers_keys);
-  COMMIT;
-END $$

@@ -1,5 +1,6 @@
 """The data of events can be erased, and the chain still be verified.
 
+On PostgreSQL an append also commits by itself, so that a frozen client holds nobody up.
 Only adds: releases before it go on beside newer ones, and erase nothing.
 """
 
