@@ -16,6 +16,7 @@ from orchd.engine.committer import Committer
 from orchd.engine.engine import Engine
 from orchd.engine.lease import LeaseKeeper
 from orchd.engine.recovery import Recovery
+from orchd.engine.run import Run, Stop
 from orchd.interfaces import TaskStatus
 from orchd.ledger.port import LedgerUnavailable, Outcome, SubmitTask, Submitted, WorkerView
 from orchd.tasks import deciding, folding
@@ -161,7 +162,13 @@ def nobody_wakes_up(patch: pytest.MonkeyPatch) -> None:
 
 
 def a_drain_stops_no_run(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(Engine, "stop_run", lambda self, run, reason: None)
+    stop_run = Engine.stop_run
+
+    def unless_draining(self: Engine, run: Run, reason: Stop) -> None:
+        if reason is not Stop.DRAIN:
+            stop_run(self, run, reason)
+
+    patch.setattr(Engine, "stop_run", unless_draining)
 
 
 BREAKAGES: list[tuple[Break, set[Invariant]]] = [
@@ -181,7 +188,7 @@ BREAKAGES: list[tuple[Break, set[Invariant]]] = [
     (any_crash_dead_letters, {Invariant.CRASH_ALONE}),
     (others_run_beside_a_task_alone, {Invariant.ALONE}),
     (nobody_wakes_up, {Invariant.LIVENESS}),
-    (a_drain_stops_no_run, {Invariant.DRAIN, Invariant.LIVENESS, Invariant.EXCLUSIVE}),
+    (a_drain_stops_no_run, {Invariant.DRAIN, Invariant.LIVENESS, Invariant.LOST_RUN}),
 ]
 
 

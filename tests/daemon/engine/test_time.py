@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, cast
 
 import pytest
@@ -12,7 +12,7 @@ import pytest
 from orchd.config.instants import format_instant
 from orchd.executors.port import Deferred, ExecutorAnswer, RunContext, Success
 from orchd.interfaces import TaskStatus
-from orchd.system import MICROSECONDS_PER_SECOND
+from orchd.system import MICROSECONDS_PER_SECOND, RealSystem
 from support.engines import Harness, ScriptedExecutor, data_of, settings_for, until
 from support.machines import SleepingMachine
 from support.tampering import connected
@@ -172,17 +172,28 @@ def shift_lease(url: str, worker_id: str, days: int) -> None:
         )
 
 
+async def open_pair(
+    url: str, body: Body, systems: Sequence[RealSystem | None] = (None, None)
+) -> tuple[Harness, Harness]:
+    """Return an engine that executes task `a`, and another one that claims nothing."""
+    settings = settings_for(url, lease_seconds=LEASE_SECONDS)
+    executors = ScriptedExecutor(body), ScriptedExecutor()
+    first, second = [
+        await Harness.open(url, [executor], settings=settings, system=system)
+        for executor, system in zip(executors, systems, strict=True)
+    ]
+    second.engine.pause_claims()
+    await first.submit("a")
+    await body.begun.wait()
+    return first, second
+
+
 async def test_a_living_worker_outlives_a_jump_of_the_databases_clock(
     postgres_url: str,
 ) -> None:
-    settings = settings_for(postgres_url, lease_seconds=LEASE_SECONDS)
     body = Body()
-    first = await Harness.open(postgres_url, [ScriptedExecutor(body)], settings=settings)
-    second = await Harness.open(postgres_url, [ScriptedExecutor()], settings=settings)
-    second.engine.pause_claims()
+    first, second = await open_pair(postgres_url, body)
     try:
-        await first.submit("a")
-        await body.begun.wait()
         await until(lambda: second.engine.lease.held_seconds > 1.5 * LEASE_SECONDS)
         own = first.engine.worker_id
         for _ in range(3):
@@ -201,14 +212,8 @@ async def test_a_living_worker_outlives_a_jump_of_the_databases_clock(
 async def test_a_dead_worker_is_found_though_the_databases_clock_was_turned_back(
     postgres_url: str,
 ) -> None:
-    settings = settings_for(postgres_url, lease_seconds=LEASE_SECONDS)
-    body = Body()
-    first = await Harness.open(postgres_url, [ScriptedExecutor(body)], settings=settings)
-    second = await Harness.open(postgres_url, [ScriptedExecutor()], settings=settings)
-    second.engine.pause_claims()
+    first, second = await open_pair(postgres_url, Body())
     try:
-        await first.submit("a")
-        await body.begun.wait()
         await first.engine.lease.stop()
         shift_lease(postgres_url, first.engine.worker_id, days=1)
         second.engine.resume_claims()
@@ -226,19 +231,10 @@ async def test_machines_that_slept_together_do_not_fence_each_other(
     postgres_url: str,
 ) -> None:
     """All leases have run out when they wake up, and whoever looks first sees that."""
-    settings = settings_for(postgres_url, lease_seconds=LEASE_SECONDS)
     body = Body()
     machines = [SleepingMachine(), SleepingMachine()]
-    first, second = [
-        await Harness.open(postgres_url, [executor], settings=settings, system=machine)
-        for executor, machine in zip(
-            [ScriptedExecutor(body), ScriptedExecutor()], machines, strict=True
-        )
-    ]
-    second.engine.pause_claims()
+    first, second = await open_pair(postgres_url, body, machines)
     try:
-        await first.submit("a")
-        await body.begun.wait()
         await until(lambda: second.engine.lease.held_seconds > 1.5 * LEASE_SECONDS)
         owners = first.engine.worker_id, second.engine.worker_id
         for owner in owners:

@@ -347,7 +347,7 @@ async def test_backups_under_load_hold_whatever_was_accepted_before_they_began(
     working = asyncio.create_task(submit_for_ever())
     try:
         for number in range(BACKUPS):
-            await until(lambda: len(accepted) > 100, timeout_seconds=60)
+            await until(lambda: len(accepted) > 100)
             before = set(accepted)
             place = tmp_path / f"backup-{number}.orchd"
             await asyncio.to_thread(_back_up, database_url, place)
