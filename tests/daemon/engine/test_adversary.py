@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from typing import Any
+from collections.abc import Awaitable, Callable, Sequence
 
-import pytest
-
+from daemon.engine.conftest import Open
 from orchd.config.settings import Backoff, BreakerSettings, RetrySettings
 from orchd.executors.port import ExecutorAnswer, Failure, RunContext, Success
 from orchd.interfaces import TaskStatus
@@ -16,23 +14,6 @@ from orchd.tasks.commands import Complete, Recover
 from orchd.tasks.failures import ErrorClass
 from support.engines import Harness, ScriptedExecutor, settings_for
 from support.ledgers import Hand
-
-Open = Callable[..., Awaitable[Harness]]
-
-
-@pytest.fixture
-async def start(database_url: str) -> AsyncIterator[Open]:
-    opened: list[Harness] = []
-
-    async def open_harness(*executors: Any, **options: Any) -> Harness:
-        settings = options.pop("settings", None) or settings_for(database_url)
-        harness = await Harness.open(database_url, executors, settings=settings, **options)
-        opened.append(harness)
-        return harness
-
-    yield open_harness
-    for harness in opened:
-        await harness.close()
 
 
 class Saboteur:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import suppress
 from typing import Any
 
 import pytest
 
+from daemon.engine.conftest import Open
 from orchd.config.settings import Backoff, BreakerSettings, QueueSettings, RetrySettings
 from orchd.engine.observer import Observer, TaskNews
 from orchd.executors.port import (
@@ -32,23 +33,6 @@ from support.engines import (
     settings_for,
     until,
 )
-
-Open = Callable[..., Awaitable[Harness]]
-
-
-@pytest.fixture
-async def start(database_url: str) -> AsyncIterator[Open]:
-    opened: list[Harness] = []
-
-    async def open_harness(*executors: Any, **options: Any) -> Harness:
-        settings = options.pop("settings", None) or settings_for(database_url)
-        harness = await Harness.open(database_url, executors, settings=settings, **options)
-        opened.append(harness)
-        return harness
-
-    yield open_harness
-    for harness in opened:
-        await harness.close()
 
 
 async def test_a_task_without_verifier_completes_with_three_events(start: Open) -> None:
@@ -299,49 +283,42 @@ async def test_a_verification_is_stopped_at_its_time_limit(start: Open) -> None:
     assert len(executor.calls) == 1
 
 
+class StubbornVerdict:
+    """A verifier's answer that ignores every cancellation until it is released."""
+
+    def __init__(self) -> None:
+        self.released = asyncio.Event()
+
+    async def __call__(self) -> Passed:
+        while not self.released.is_set():
+            with suppress(asyncio.CancelledError):
+                await self.released.wait()
+        return Passed()
+
+
 @pytest.mark.parametrize("inline", [True, False])
 async def test_a_verifier_that_ignores_its_cancellation_costs_no_execution(
     start: Open, inline: bool
 ) -> None:
-    released = asyncio.Event()
-
-    async def ignore() -> Passed:
-        while not released.is_set():
-            try:
-                await released.wait()
-            except asyncio.CancelledError:
-                continue
-        return Passed()
-
-    executor = ScriptedExecutor()
-    judge = ScriptedVerifier([ignore], inline=inline)
+    executor, verdict = ScriptedExecutor(), StubbornVerdict()
+    judge = ScriptedVerifier([verdict], inline=inline)
     harness = await start(executor, verifiers=[judge])
     await harness.submit("a", verifiers=("judge",), verify_timeout_seconds=0.1)
     await harness.settle()
-    released.set()
+    verdict.released.set()
     state = await harness.task("a")
     assert (state.status, state.attempts, state.runs) == (TaskStatus.COMPLETED, 1, 2)
     assert len(executor.calls) == 1
 
 
 async def test_a_verifier_that_ignores_a_drain_costs_no_execution(start: Open) -> None:
-    released = asyncio.Event()
-
-    async def ignore() -> Passed:
-        while not released.is_set():
-            try:
-                await released.wait()
-            except asyncio.CancelledError:
-                continue
-        return Passed()
-
-    executor = ScriptedExecutor()
-    judge = ScriptedVerifier([ignore], inline=True)
+    executor, verdict = ScriptedExecutor(), StubbornVerdict()
+    judge = ScriptedVerifier([verdict], inline=True)
     harness = await start(executor, verifiers=[judge])
     await harness.submit("a", verifiers=("judge",))
     await until(lambda: bool(judge.calls))
     await harness.engine.drain(0.0)
-    released.set()
+    verdict.released.set()
     events = await harness.event_types("a")
     assert events == ["submitted", "started", "executed", "released"]
     harness.engine.resume_claims()

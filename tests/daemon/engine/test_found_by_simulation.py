@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import suppress
 from typing import Any
 
 import pytest
 
+from daemon.engine.conftest import Open
 from orchd.config.settings import Backoff, RetrySettings
 from orchd.engine import watch
 from orchd.executors.port import ExecutorAnswer, RunContext, Success
@@ -24,23 +24,7 @@ from support.engines import (
 )
 from support.ledgers import Hand
 
-Open = Callable[..., Awaitable[Harness]]
 NEVER_SECONDS = 3600.0
-
-
-@pytest.fixture
-async def start(database_url: str) -> AsyncIterator[Open]:
-    opened: list[Harness] = []
-
-    async def open_harness(*executors: Any, **options: Any) -> Harness:
-        settings = options.pop("settings", None) or settings_for(database_url)
-        harness = await Harness.open(database_url, executors, settings=settings, **options)
-        opened.append(harness)
-        return harness
-
-    yield open_harness
-    for harness in opened:
-        await harness.close()
 
 
 @pytest.fixture
