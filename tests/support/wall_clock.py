@@ -10,6 +10,9 @@ import importlib.util
 import os
 from pathlib import Path
 
+TURN_SECONDS_MAX = 1
+"""How long a process may take to notice that its clock was turned."""
+
 
 def _library() -> Path:
     spec = importlib.util.find_spec("libfaketime")
@@ -31,13 +34,15 @@ class WallClock:
         return {
             "LD_PRELOAD": str(_library()),
             "FAKETIME_TIMESTAMP_FILE": str(self._file),
-            "FAKETIME_NO_CACHE": "1",
+            # Read anew at every call, it is now and then the real time for a thread that
+            # asks while another one reads.
+            "FAKETIME_CACHE_DURATION": str(TURN_SECONDS_MAX),
             "FAKETIME_DONT_FAKE_MONOTONIC": "1",
             "DONT_FAKE_MONOTONIC": "1",
         }
 
     def turn(self, seconds: int) -> None:
-        """Let the clock be off by so many seconds from now on."""
+        """Let the clock be off by so many seconds, a moment from now and from then on."""
         # In one step: a half-written file would be another time again.
         draft = self._file.with_suffix(".new")
         draft.write_text(f"{seconds:+d}\n")
