@@ -23,7 +23,7 @@ from urllib.parse import quote
 
 import msgspec
 
-from orchd.maintenance.errors import CheckpointInvalid
+from orchd.maintenance.errors import CheckpointInvalid, NoSuchCheckpoint
 from orchd.maintenance.progress import Progress, silent
 from orchd_eventstore import Erasure, RecordedEvent
 from orchd_eventstore.sqlite import driver
@@ -233,7 +233,7 @@ def verify(path: str | Path, *, progress: Progress | None = None) -> Manifest:
     if place.is_dir():
         raise CheckpointInvalid(f"{place} is a directory; name the file of a checkpoint")
     if not place.is_file():
-        raise CheckpointInvalid(f"there is no checkpoint {place}")
+        raise NoSuchCheckpoint(f"there is no checkpoint {place}")
     try:
         with closing(connect(place, "ro")) as connection:
             reader = CheckpointReader(connection, place)

@@ -2,6 +2,7 @@
 
 OrchdError
 ├── CheckpointInvalid    it is none, or not as it was written
+│   └── NoSuchCheckpoint there is no such file
 ├── CheckpointRefused    it would overwrite something
 ├── NotMended            rows differ from the log although everything was tried
 └── NoSuchTask           the log does not know it, or not yet at that moment
@@ -18,6 +19,12 @@ _NAMED_MAX = 5
 
 class CheckpointInvalid(OrchdError):
     """The file is no checkpoint, or it is not as it was written."""
+
+
+class NoSuchCheckpoint(CheckpointInvalid):
+    """There is no such file."""
+
+    exit_code = 3
 
 
 class CheckpointRefused(OrchdError):

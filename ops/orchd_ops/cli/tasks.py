@@ -150,7 +150,7 @@ def erase(context: click.Context, task_ids: tuple[str, ...], reason: str) -> Non
         call.output.listing(items, ())
         return
     for item in items:
-        what = f"{item['events']} events, {item['bodies']} large bodies"
+        what = f"erased in {item['events']} events, with {item['bodies']} large bodies"
         done = what if item["events"] else "nothing was left to erase"
         write(f"task {clean(item['id'])}: {done}")
 

@@ -232,7 +232,7 @@ class Daemon:
     async def _drain(self, timeout_seconds: float) -> None:
         if self._engine.running:
             logger.info(
-                "%d tasks may end within %g s", self._engine.running, timeout_seconds
+                "runs that may end within %g s: %d", timeout_seconds, self._engine.running
             )
             # Not waited for: a database that is away must not take from the time to drain.
             draining_event = DaemonDraining(running=self._engine.running)

@@ -32,11 +32,11 @@ def test_finished_tasks_are_erased_through_the_daemon_and_without_it(
     _finish(either)
     head = either.ok("log", "verify", "-o", "json").json["hash"]
     done = either.ok("task", "erase", "a", "--reason", "asked for")
-    assert done.stdout == "task a: 2 events, 0 large bodies\n"
+    assert done.stdout == "task a: erased in 2 events, with 0 large bodies\n"
     daemon.stop()
     assert either.ok("task", "erase", "a", "b").stdout.splitlines() == [
         "task a: nothing was left to erase",
-        "task b: 2 events, 0 large bodies",
+        "task b: erased in 2 events, with 0 large bodies",
     ]
     assert SECRET not in either.ok("log", "export").stdout
     shown = either.ok("task", "show", "a", "-o", "json").json
