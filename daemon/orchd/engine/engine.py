@@ -391,6 +391,10 @@ class Engine:
             self._finish(run)
 
     def _finish(self, run: Run) -> None:
+        if run.reporting:
+            # The body has let go after all, or it was left behind as it did so. The other
+            # of the two reports the end, and comes here when the log has it.
+            return
         if self._runs.pop(run.key, None) is not None:
             self._quiet.set()
             self.wake()

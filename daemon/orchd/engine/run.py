@@ -45,6 +45,7 @@ class Run:
         "ended",
         "in_body",
         "output",
+        "reporting",
         "started",
         "state",
         "stop_reason",
@@ -72,6 +73,8 @@ class Run:
         self.verifier = ""
         """The verifier at work, for the report of a run that is left behind."""
         self.ended = False
+        self.reporting = False
+        """Whether its end is on its way to the log; until it is there, it has a slot."""
 
     @property
     def token(self) -> int:

@@ -231,8 +231,9 @@ class Runner:
             return False
         outcome = await self._offer(run, command, ends_run=False)
         if isinstance(outcome, Refusal) and outcome.code == "rejected":
-            run.ended = True
-            await self._end_unstorable(run, outcome.detail)
+            if not run.ended:
+                run.ended = True
+                await self._end_unstorable(run, outcome.detail)
             return False
         if not isinstance(outcome, Acted) or outcome.state.token != run.token:
             run.ended = True
@@ -247,7 +248,7 @@ class Runner:
         if run.ended:
             return
         run.ended = True
-        outcome = await self._offer(run, command, ends_run=True)
+        outcome = await self._report(run, command)
         if isinstance(outcome, Refusal) and outcome.code == "rejected":
             await self._end_unstorable(run, outcome.detail)
 
@@ -257,7 +258,7 @@ class Runner:
         wait = self.backoff_seconds(self.retry_settings(run), run.state.attempts)
         now = self.workshop.clock.now()
         command = endings.unstorable(run, now, endings.error_text(reason), wait)
-        await self._offer(run, command, ends_run=True)
+        await self._report(run, command)
 
     async def end_missing(self, run: Run, name: str) -> None:
         """Give the task back because this worker lacks the executor or verifier `name`."""
@@ -277,6 +278,13 @@ class Runner:
             with suppress(Stopped):
                 await self.record(run, endings.recorded(run, now))
         await self.end(run, ending)
+
+    async def _report(self, run: Run, command: TaskCommand) -> Outcome:
+        run.reporting = True
+        try:
+            return await self._offer(run, command, ends_run=True)
+        finally:
+            run.reporting = False
 
     async def _offer(self, run: Run, command: TaskCommand, *, ends_run: bool) -> Outcome:
         origin = Origin(

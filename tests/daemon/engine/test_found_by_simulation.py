@@ -7,6 +7,7 @@ from contextlib import suppress
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from daemon.engine.conftest import Open
 from orchd.config.settings import Backoff, RetrySettings
@@ -148,6 +149,51 @@ async def test_a_run_whose_commit_is_on_its_way_is_not_left_behind(
         "verified",
         "completed",
     ]
+
+
+async def test_a_run_that_was_left_behind_keeps_its_slot_until_the_log_has_its_end(
+    start: Open, database_url: str
+) -> None:
+    """It was counted as ended twice, so a task that must run alone began beside another."""
+    let_go, done, answers = asyncio.Event(), asyncio.Event(), asyncio.Event()
+
+    async def work(context: RunContext) -> ExecutorAnswer:
+        while context.task_id == "stubborn" and not let_go.is_set():
+            with suppress(asyncio.CancelledError):
+                await let_go.wait()
+        if context.task_id == "beside":
+            await done.wait()
+        return Success(output="")
+
+    settings = settings_for(database_url, kill_grace_seconds=0.0)
+    executor = ScriptedExecutor(work)
+    harness = await start(executor, settings=settings)
+    engine, commit = harness.engine, harness.ledger.commit
+
+    async def hold(requests: Any, *, command_id: str) -> list[Outcome]:
+        await answers.wait()
+        return await commit(requests, command_id=command_id)
+
+    await harness.submit("beside")
+    await harness.submit("stubborn", execute_timeout_seconds=0.1, max_attempts=1)
+    await until(lambda: len(executor.calls) == 2)
+    [stubborn] = [run for run in engine.runs() if run.context.task_id == "stubborn"]
+    # From here on every task must run alone.
+    engine.settings = replace(settings, retry=replace(settings.retry, max_crashes=0))
+    await harness.submit("alone")
+    await until(lambda: engine._claimer._alone_waiting)
+    harness.ledger.commit = hold  # type: ignore[method-assign]  # a fault
+    engine.offer(harness.request("later"))
+    await until(lambda: stubborn.ended)
+    let_go.set()
+    await until(lambda: stubborn.task is not None and stubborn.task.done())
+    answers.set()
+    while (await harness.task("stubborn")).status is not TaskStatus.FAILED:
+        await asyncio.sleep(0.01)
+    assert await harness.event_types("alone") == ["submitted"]
+    done.set()
+    await harness.settle()
+    assert (await harness.task("alone")).status is TaskStatus.COMPLETED
 
 
 def _records_result(request: Request) -> bool:
