@@ -188,10 +188,6 @@ class Engine:
         """What this worker can verify with."""
         return tuple(self._verifiers)
 
-    def executor(self, name: str) -> ExecutorPort | None:
-        """Return the executor of that name, if this worker has it."""
-        return self._executors.get(name)
-
     def verifier(self, name: str) -> VerifierPort | None:
         """Return the verifier of that name, if this worker has it."""
         return self._verifiers.get(name)
@@ -356,18 +352,17 @@ class Engine:
         return tuple(executors), tuple(self._verifiers)
 
     def _begin(self, claimed: ClaimedTask) -> None:
-        run = Run(claimed, self.newsroom.traceparent(claimed.state))
+        state = claimed.state
+        executor = self._executors.get(state.executor)
+        run = Run(claimed, executor, self.newsroom.traceparent(state))
         self._runs[run.key] = run
         run.task = asyncio.create_task(self._work(run))
         if self._gives_back:
             self.stop_run(run, Stop.DRAIN)
-        elif self._needs_lease(run) and not self._holds(run):
-            self.stop_run(run, Stop.LEASE)
 
     def _needs_lease(self, run: Run) -> bool:
-        executor = self.executor(run.state.executor)
         executes = run.state.phase is Phase.EXECUTE
-        return executes and executor is not None and executor.exclusive
+        return executes and run.executor is not None and run.executor.exclusive
 
     def _holds(self, run: Run) -> bool:
         # A claim may be answered when the worker that made it has been fenced, and this
@@ -381,6 +376,10 @@ class Engine:
             self.committer.wake()
 
     async def _work(self, run: Run) -> None:
+        # Looked at here and not when the claim is answered: the machine may have slept in
+        # between, and nothing lies between this and the body.
+        if self._needs_lease(run) and not self._holds(run):
+            self.stop_run(run, Stop.LEASE)
         run.started = True
         try:
             await self._runner.run(run)

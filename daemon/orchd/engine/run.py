@@ -8,7 +8,7 @@ from typing import Any
 
 import msgspec
 
-from orchd.executors.port import RunContext
+from orchd.executors.port import ExecutorPort, RunContext
 from orchd.ledger.port import ClaimedTask
 from orchd.tasks.commands import Output
 from orchd.tasks.state import Phase, TaskState
@@ -43,6 +43,7 @@ class Run:
         "claimed",
         "context",
         "ended",
+        "executor",
         "in_body",
         "output",
         "reporting",
@@ -54,8 +55,15 @@ class Run:
         "verifier",
     )
 
-    def __init__(self, claimed: ClaimedTask, traceparent: str | None = None) -> None:
+    def __init__(
+        self,
+        claimed: ClaimedTask,
+        executor: ExecutorPort | None,
+        traceparent: str | None = None,
+    ) -> None:
         self.claimed = claimed
+        self.executor = executor
+        """What it executes with, for good: a reload concerns the runs that begin later."""
         self.state: TaskState = claimed.state
         self.context = context_of(claimed, traceparent)
         self.stop_reason: Stop | None = None

@@ -51,8 +51,6 @@ class Workshop(Protocol):
     @property
     def worker_id(self) -> str: ...
 
-    def executor(self, name: str) -> ExecutorPort | None: ...
-
     def verifier(self, name: str) -> VerifierPort | None: ...
 
     def offer(self, request: ActOnTask, *, ends_run: bool) -> asyncio.Future[Outcome]: ...
@@ -78,7 +76,7 @@ class Runner:
             await self.end(run, endings.stopped(run, self.workshop.clock.now()))
 
     async def _execute(self, run: Run) -> None:
-        executor = self.workshop.executor(run.state.executor)
+        executor = run.executor
         if executor is None:
             await self.end_missing(run, run.state.executor)
             return

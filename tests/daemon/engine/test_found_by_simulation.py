@@ -14,7 +14,7 @@ from orchd.config.settings import Backoff, RetrySettings
 from orchd.engine import watch
 from orchd.executors.port import ExecutorAnswer, RunContext, Success
 from orchd.interfaces import TaskStatus
-from orchd.ledger.port import ActOnTask, Claimed, Outcome, Request
+from orchd.ledger.port import ActOnTask, Claimed, ClaimedTask, Outcome, Request
 from orchd.tasks.commands import RecordResult
 from support.engines import (
     Harness,
@@ -251,6 +251,30 @@ async def test_an_exclusive_run_stops_while_the_renewal_hangs(
         answer.set()
 
 
+async def test_an_exclusive_run_stops_although_its_executor_is_configured_no_more(
+    start: Open,
+) -> None:
+    """Whether it was exclusive was looked up by name, and a reload had removed the name."""
+    stopped = asyncio.Event()
+
+    async def watched(context: RunContext) -> ExecutorAnswer:
+        try:
+            return await hang(context)
+        finally:
+            stopped.set()
+
+    executor = ScriptedExecutor(watched, exclusive=True)
+    harness = await start(executor)
+    engine = harness.engine
+    await harness.submit("a")
+    await until(lambda: bool(executor.calls))
+    await engine.swap_settings(engine.settings, {}, {})
+    assert await harness.ledger.fence_worker(engine.worker_id, only_if_expired=False)
+    await engine.lease.tick()
+    async with asyncio.timeout(5):
+        await stopped.wait()
+
+
 async def test_nothing_exclusive_starts_without_a_lease(
     start: Open, database_url: str
 ) -> None:
@@ -275,6 +299,26 @@ async def test_nothing_exclusive_starts_without_a_lease(
     answer.set()
     await harness.settle()
     assert len(exclusive.calls) == 1
+
+
+async def test_nothing_exclusive_begins_after_a_sleep_that_outlasted_the_lease(
+    start: Open, database_url: str
+) -> None:
+    """The lease was looked at when the claim was answered, and the body began later."""
+    executor = ScriptedExecutor(exclusive=True)
+    harness = await start(executor, settings=settings_for(database_url, lease_seconds=60))
+    engine = harness.engine
+    begin = engine._begin
+
+    def sleep_after(claimed: ClaimedTask) -> None:
+        begin(claimed)
+        engine.lease._renewed -= 60.0
+
+    engine._claimer._received = sleep_after
+    await harness.submit("a")
+    await until(lambda: not engine.lease.is_current and engine.running == 0)
+    assert not executor.calls
+    assert await harness.event_types("a") == ["submitted", "started", "released"]
 
 
 async def test_claims_leave_out_what_is_exclusive_while_there_is_no_lease(
