@@ -2,7 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
+from collections.abc import (
+    AsyncIterator,
+    Callable,
+    Collection,
+    Iterable,
+    Iterator,
+    Sequence,
+)
 from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
@@ -27,6 +34,9 @@ from orchd_eventstore.events import (
 from orchd_eventstore.projection import Projection
 from orchd_eventstore.subscription import follow
 from orchd_eventstore.verification import Progress, Verification, verify_log
+
+BLOBS_MAX = 1_000
+"""How many bodies one statement reads."""
 
 
 class Session:
@@ -273,10 +283,21 @@ class EventStore:
 
     def blob(self, digest: str) -> bytes | None:
         """Return the body with this hash, or None when it is not (any more) stored."""
-        query = sa.select(schema.blobs.c.body).where(schema.blobs.c.hash == digest)
+        return self.blobs((digest,)).get(digest)
+
+    def blobs(self, digests: Collection[str]) -> dict[str, bytes]:
+        """Return bodies by their hashes, without those that are not (any more) stored."""
+        table = schema.blobs.c
+        query = sa.select(table.hash, table.body).where(
+            table.hash.in_(sa.bindparam("digests", expanding=True))
+        )
+        names, found = list(digests), dict[str, bytes]()
         with self.connect_reader() as connection:
-            body = connection.execute(query).scalar()
-        return None if body is None else bytes(body)
+            for start in range(0, len(names), BLOBS_MAX):
+                some = {"digests": names[start : start + BLOBS_MAX]}
+                rows = connection.execute(query, some)
+                found.update((digest, bytes(body)) for digest, body in rows)
+        return found
 
     def erasures(self, after: int, up_to: int) -> list[Erasure]:
         """Return what was erased from the events of a range of positions, in order."""

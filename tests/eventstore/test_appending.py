@@ -12,6 +12,7 @@ from orchd_eventstore import (
     NewEvent,
     Rejected,
 )
+from orchd_eventstore.store import BLOBS_MAX
 from support.eventstores import bare, connected, event, rows, thing
 
 
@@ -127,6 +128,14 @@ def test_a_blob_is_stored_once_and_may_be_erased(store: EventStore, store_url: s
         connection.exec_driver_sql(f"DELETE FROM blobs WHERE hash = '{body.hash}'")
     assert store.blob(body.hash) is None
     assert store.verify().ok, "erasing a body leaves the chain standing"
+
+
+def test_many_blobs_are_read_at_once(store: EventStore) -> None:
+    bodies = [Blob.of(b"%d" % number) for number in range(2 * BLOBS_MAX + 1)]
+    store.append([bare("a")], command_id="c", blobs=bodies)
+    names = {body.hash for body in bodies}
+    assert store.blobs(names | {"0"}) == {body.hash: body.body for body in bodies}
+    assert store.blobs(()) == {}
 
 
 @pytest.mark.parametrize(

@@ -255,7 +255,7 @@ class Database:
         meta = _meta(claim.origin, claim.now, command_id)
         after = self._folded(before.id, before, happened, meta)
         self._store_task(before.id, before, after, happened, meta)
-        bodies = load_bodies(after, self.blobs.get)
+        [bodies] = load_bodies([after], lambda digests: self.blobs)
         return ClaimedTask(
             before=before,
             state=after,

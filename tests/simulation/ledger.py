@@ -181,7 +181,10 @@ class SimulatedLedger:
         return await self._route.read(lambda: self.database.tasks.get(task_id))
 
     async def bodies(self, state: TaskState) -> Bodies:
-        return await self._route.read(lambda: load_bodies(state, self.database.blobs.get))
+        [bodies] = await self._route.read(
+            lambda: load_bodies([state], lambda digests: self.database.blobs)
+        )
+        return bodies
 
     async def tasks(
         self, task_filter: TaskFilter, *, limit: int, cursor: str | None = None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -11,15 +11,13 @@ import msgspec
 from orchd.ledger.port import Bodies
 from orchd.tasks import commands as c
 from orchd.tasks.erasing import ERASED_HASH
-from orchd.tasks.events import BlobReference, Body, TaskSubmitted
+from orchd.tasks.events import REFERENCE_MARK, BlobReference, Body, TaskSubmitted
 from orchd.tasks.state import TaskState
 from orchd_eventstore import Blob
 
-INLINE_BYTES_MAX = 32 * 1024
-"""Largest body that is stored in its event."""
-REFERENCE_MARK = '{"$blob":'
-"""How the stored reference to a blob begins. A user's own payload that begins so is stored
-as a blob whatever its size, so that nobody takes it for a reference."""
+INLINE_BYTES_MAX = 2 * 1024
+"""Largest body that is stored in its event. SQLite writes a row anew, bodies included, with
+every change of its status; what is larger costs more there than a row of its own."""
 ERASED = "[orchd: this body was erased]"
 
 
@@ -93,13 +91,31 @@ def _is_finite(number: float | None) -> bool:
     return number is None or math.isfinite(number)
 
 
-def load_bodies(state: TaskState, blob: Callable[[str], bytes | None]) -> Bodies:
-    """Return a task's full texts; an erased body reads as `ERASED`."""
+def load_bodies(
+    states: Sequence[TaskState],
+    stored: Callable[[Collection[str]], Mapping[str, bytes]],
+) -> list[Bodies]:
+    """Return the full texts of some tasks; an erased body reads as `ERASED`.
 
+    Args:
+        stored: returns the blobs with these hashes, as far as they are stored.
+    """
+    digests = {digest for state in states for digest in _digests(state)}
+    found = stored(digests) if digests else {}
+    return [_bodies(state, found) for state in states]
+
+
+def _digests(state: TaskState) -> Iterator[str]:
+    for digest in (state.description_blob, state.payload_blob, state.result_blob):
+        if digest is not None and digest != ERASED_HASH:
+            yield digest
+
+
+def _bodies(state: TaskState, blobs: Mapping[str, bytes]) -> Bodies:
     def text(inline: str | None, digest: str | None, erased: str = ERASED) -> str | None:
         if digest is None:
             return inline
-        body = None if digest == ERASED_HASH else blob(digest)
+        body = blobs.get(digest)
         return erased if body is None else body.decode()
 
     return Bodies(

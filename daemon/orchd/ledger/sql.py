@@ -168,7 +168,8 @@ class SQLLedger:
         return await self._read(self._reads.task, task_id)
 
     async def bodies(self, state: TaskState) -> Bodies:
-        return await self._read(load_bodies, state, self.store.blob)
+        [bodies] = await self._read(load_bodies, [state], self.store.blobs)
+        return bodies
 
     async def tasks(
         self, task_filter: TaskFilter, *, limit: int, cursor: str | None = None

@@ -14,6 +14,7 @@ from orchd.ledger.bodies import load_bodies
 from orchd.ledger.dialects import Dialect
 from orchd.ledger.plan import Pair, Plan
 from orchd.ledger.port import (
+    Bodies,
     Claimed,
     ClaimedTask,
     ClaimTasks,
@@ -178,20 +179,19 @@ class Writer:
         work.settle(outcomes)
 
     def _claimed(self, pairs: Sequence[Pair], alone_waiting: bool) -> Claimed:
-        return Claimed(
-            tasks=tuple(self._claimed_task(pair) for pair in pairs),
-            alone_waiting=alone_waiting,
-        )
+        bodies = load_bodies([pair.after for pair in pairs], self._store.blobs)
+        tasks = map(_claimed_task, pairs, bodies)
+        return Claimed(tasks=tuple(tasks), alone_waiting=alone_waiting)
 
-    def _claimed_task(self, pair: Pair) -> ClaimedTask:
-        bodies = load_bodies(pair.after, self._store.blob)
-        return ClaimedTask(
-            before=pair.before,
-            state=pair.after,
-            description=bodies.description,
-            payload=bodies.payload,
-            result=bodies.result,
-        )
+
+def _claimed_task(pair: Pair, bodies: Bodies) -> ClaimedTask:
+    return ClaimedTask(
+        before=pair.before,
+        state=pair.after,
+        description=bodies.description,
+        payload=bodies.payload,
+        result=bodies.result,
+    )
 
 
 def _settled(result: Any, outcome: Outcome, index: int, plan: Plan) -> Outcome | None:

@@ -71,7 +71,8 @@ def views_at(
         moment = _moment(reader, position, instant)
         around = _surroundings(reader, moment)
         for state in _states_at(reader, moment, task_id, progress or silent):
-            view = task_view(state, load_bodies(state, reader.store.blob), around)
+            [bodies] = load_bodies([state], reader.store.blobs)
+            view = task_view(state, bodies, around)
             item: dict[str, Any] = json.loads(msgspec.json.encode(view))
             yield item
 
