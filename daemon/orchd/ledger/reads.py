@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import binascii
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -175,23 +175,24 @@ class Reads:
         self, executors: Sequence[str], verifiers: Sequence[str], queues: Sequence[str]
     ) -> bool:
         """Tell whether anything can still go on without a person."""
-        if self._rows(_RUNNING):
-            return True
         served, patterns = served_queues(self._dialect, queues)
         names = (self._dialect.array(executors), names_text(tuple(verifiers)))
         verifiable = self._dialect.subset("r.verifiers")
-        return any(
-            self._rows(
-                _WAITING.format(table=table, verifiable=verifiable, served=served),
-                *names,
-                *patterns,
-            )
+        waiting = (
+            _WAITING.format(table=table, verifiable=verifiable, served=served)
             for table in ("ready", "timers")
         )
+        parameters = (*names, *patterns)
+        return self._is_any((_RUNNING, *waiting), *parameters, *parameters)
+
+    def _is_any(self, searches: Iterable[str], *parameters: Any) -> bool:
+        # In one statement: between two of them a task could move to where was looked first.
+        found = " OR ".join(f"EXISTS ({search})" for search in searches)
+        return bool(self._rows(f"SELECT 1 WHERE {found}", *parameters))
 
     def has_waiting(self, executor: str, now: int) -> bool:
         """Tell whether a task waits for nothing but this executor, breakers aside."""
-        return bool(self._rows(_READY_FOR, executor) or self._rows(_DUE_FOR, executor, now))
+        return self._is_any((_READY_FOR, _DUE_FOR), executor, executor, now)
 
     def has_probe(self, breaker: BreakerState) -> bool:
         """Tell whether the worker of a half-open breaker executes a task as its probe."""
