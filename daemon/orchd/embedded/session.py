@@ -114,7 +114,8 @@ class Session:
         await ledger.open()
         attendant = asyncio.create_task(self._attend(engine))
         try:
-            await engine.start()
+            # A run ends when nothing is pending; what the dead hold is to be that by then.
+            await engine.start(recover_first=True)
             await self._until_idle(engine)
         finally:
             attendant.cancel()

@@ -198,15 +198,23 @@ class Engine:
 
     # --- lifecycle --------------------------------------------------------------------
 
-    async def start(self, *, claim: bool = True) -> None:
+    async def start(self, *, claim: bool = True, recover_first: bool = False) -> None:
         """Take the lease, recover what dead predecessors left, and begin to work.
 
+        Args:
+            claim: whether to let tasks start.
+            recover_first: whether to claim nothing before the first look for the dead has
+                given back what they held. There may be much of it, so by default work
+                begins meanwhile.
+
         Raises:
-            LedgerUnavailable: the lease could not be taken.
+            LedgerUnavailable: the lease could not be taken, or the dead not be looked for.
         """
         await self.lease.register()
         self.committer.start()
         self.lease.start()
+        if recover_first:
+            await self._recovery.tick()
         self._recovery.start()
         self._watch.start()
         self._claimer.enabled = claim
