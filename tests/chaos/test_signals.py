@@ -64,7 +64,8 @@ class Signaller:
             daemon.kill()
             return
         self._end(daemon)
-        assert self._there.processes() == []
+        left = self._there.processes()
+        assert not left, f"{left} of a run is alive"
         if daemon.is_ready:
             assert self._there.state.counts()["in_progress"] == 0, daemon.log
 

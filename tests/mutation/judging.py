@@ -75,20 +75,20 @@ def tests_without(mutations: Sequence[Mutation], jobs: int) -> Verdict:
 
 def seeds_without(mutations: Sequence[Mutation], jobs: int) -> Verdict:
     """Simulate the seeds of mutations on a copy that has none of them."""
-    seeds = dict.fromkeys(_seeds(each) for each in mutations if each.simulation)
+    simulated = [each for each in mutations if each.simulation]
+    kept = [part for each in simulated for part in _kept(each)]
     with workspace() as there:
-        return simulate(there, seeds, jobs=jobs)
+        return simulate(there, [*kept, FIRST_SEEDS] if simulated else [], jobs=jobs)
 
 
-def _seeds(mutation: Mutation) -> range:
-    first = mutation.seed
-    return FIRST_SEEDS if first is None else range(first, first + 1)
+def _kept(mutation: Mutation) -> list[range]:
+    return [range(seed, seed + 1) for seed in mutation.seeds]
 
 
 def _noticed_by_system(there: Workspace, mutation: Mutation) -> Notice:
     if mutation.scenario is not None:
         return _noticed(there, mutation.scenario, mutation.environment)
-    verdict = simulate(there, chunks_of(_seeds(mutation)))
+    verdict = simulate(there, [*_kept(mutation), *chunks_of(FIRST_SEEDS)])
     found = [each for each in mutation.invariants if each in verdict.message]
     by = "simulation" if verdict.seed is None else f"simulation, seed {verdict.seed}"
     said = found[0].value if found else _said(verdict)

@@ -58,8 +58,9 @@ class Mutation(
     unit: Watcher
     simulation: list[str] = []
     """Names of invariants, one of which the simulation has to see broken."""
-    seed: int | None = None
-    """A seed that meets the mechanism, where none of the first ones does."""
+    seeds: list[int] = []
+    """Seeds that are tried before the first ones, where those may not meet the mechanism.
+    What a seed does moves with every change of the engine, so there are several."""
     scenario: Watcher | None = None
     environment: dict[str, str] = {}
     """Sizes of the scenario, see `chaos.sizes`."""
