@@ -61,6 +61,8 @@ def violations(job: Job, crashed: Collection[str] = ()) -> Iterator[str]:
     yield from wrong_ends(job, rows, histories, crashed)
     yield from results_of_others(rows, histories)
     yield from processes_left(fleet)
+    yield from reports_refused(fleet)
+    yield from deadlocks(fleet)
     yield from failed_commands(fleet)
 
 
@@ -249,6 +251,24 @@ def processes_left(fleet: Fleet) -> Iterator[str]:
     for pid in all_pids():
         if any(mark.startswith(f"{state}/") for mark in marks_of(pid)):
             yield f"process {pid} bears the mark of a run: {marks_of(pid)}"
+
+
+def reports_refused(fleet: Fleet) -> Iterator[str]:
+    """The database stored whatever a run reported; no row or event was in its way."""
+    for daemon in fleet.daemons:
+        for line in daemon.log.splitlines():
+            if "was rejected" in line:
+                yield f"a report was refused: {line}"
+
+
+def deadlocks(fleet: Fleet) -> Iterator[str]:
+    """PostgreSQL never had to end a transaction because two waited for each other."""
+    if fleet.database.startswith("sqlite"):
+        return
+    text = "SELECT deadlocks FROM pg_stat_database WHERE datname = current_database()"
+    [(count,)] = fleet.state.query(text)
+    if count:
+        yield f"PostgreSQL found {count} deadlocks"
 
 
 def failed_commands(fleet: Fleet) -> Iterator[str]:
