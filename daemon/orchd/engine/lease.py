@@ -16,6 +16,8 @@ from orchd.system import MICROSECONDS_PER_SECOND, System
 logger = logging.getLogger(__name__)
 
 RENEWALS_PER_LEASE = 3
+REGISTRATION_SECONDS = 1.0
+"""How long a stop waits for the row of a lease that is being taken."""
 
 
 class LeaseKeeper(Service):
@@ -51,6 +53,7 @@ class LeaseKeeper(Service):
         self._renewed = system.monotonic()
         self._held_since = self._renewed
         self._alarm: asyncio.TimerHandle | None = None
+        self._registration: asyncio.Task[None] | None = None
         self.worker = worker
 
     @property
@@ -81,6 +84,10 @@ class LeaseKeeper(Service):
     async def stop(self) -> None:
         """Stop renewing; idempotent."""
         await super().stop()
+        if self._registration is not None:
+            # Written later, its row would outlive a daemon that had given back its lease.
+            await asyncio.wait((self._registration,), timeout=REGISTRATION_SECONDS)
+            self._registration.cancel()
         self._drop_alarm()
 
     async def advertise(
@@ -140,7 +147,8 @@ class LeaseKeeper(Service):
         logger.warning("worker %s lost its lease and starts over under a new id", lost)
         self._on_fenced(lost)
         self.worker = msgspec.structs.replace(self.worker, id=self._system.new_id())
-        await self.register()
+        self._registration = asyncio.create_task(self.register())
+        await asyncio.shield(self._registration)
         self._on_regained()
 
     def _dated(self, worker: WorkerView) -> WorkerView:

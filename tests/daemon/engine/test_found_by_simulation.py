@@ -14,7 +14,14 @@ from orchd.config.settings import Backoff, RetrySettings
 from orchd.engine import watch
 from orchd.executors.port import ExecutorAnswer, RunContext, Success
 from orchd.interfaces import TaskStatus
-from orchd.ledger.port import ActOnTask, Claimed, ClaimedTask, Outcome, Request
+from orchd.ledger.port import (
+    ActOnTask,
+    Claimed,
+    ClaimedTask,
+    Outcome,
+    Request,
+    WorkerView,
+)
 from orchd.tasks.commands import RecordResult
 from support.engines import (
     Harness,
@@ -212,6 +219,30 @@ async def test_a_fenced_worker_does_not_come_back_by_reloading(start: Open) -> N
     await harness.ledger.retire_worker(engine.worker_id)
     await engine.swap_settings(engine.settings, {"work": ScriptedExecutor()}, {})
     assert await harness.ledger.workers() == []
+
+
+async def test_a_stop_waits_for_the_lease_that_is_being_taken(start: Open) -> None:
+    """Its row was written when the daemon had given its lease back and was gone."""
+    harness = await start(ScriptedExecutor())
+    engine, register = harness.engine, harness.ledger.register_worker
+    asked = asyncio.Event()
+
+    async def late(worker: WorkerView, lease_seconds: float) -> None:
+        asked.set()
+        await asyncio.sleep(0.3)
+        await register(worker, lease_seconds)
+
+    async def in_a_thread(worker: WorkerView, lease_seconds: float) -> None:
+        # Whoever gives up waiting does not keep it from happening.
+        await asyncio.shield(asyncio.create_task(late(worker, lease_seconds)))
+
+    harness.ledger.register_worker = in_a_thread  # type: ignore[method-assign]  # a fault
+    assert await harness.ledger.fence_worker(engine.worker_id, only_if_expired=False)
+    engine.lease.wake()
+    await asked.wait()
+    await engine.stop()
+    await asyncio.sleep(0.5)
+    assert engine.worker_id not in {worker.id for worker in await harness.ledger.workers()}
 
 
 async def hang(context: RunContext) -> ExecutorAnswer:
