@@ -37,6 +37,8 @@ _NETWORK_FILE_SYSTEMS = frozenset(
     {"nfs", "nfs4", "cifs", "smb3", "smbfs", "ncpfs", "afs", "ceph", "fuse.sshfs"}
 )
 _DIRECTORY_MODE = 0o700
+_ROOM_BYTES = 64 * 1024
+"""With less than this SQLite cannot even open a state."""
 
 
 def open_ledger(
@@ -246,7 +248,19 @@ def _readable(named: str) -> Iterator[None]:
     except (DBAPIError, EventStoreError) as error:
         cause: Any = getattr(error, "orig", None) or error
         text = " ".join(str(cause).split())
+        if "full" not in text and _is_disk_full(named):
+            # SQLite calls it an I/O error when it has no room for its shared memory.
+            text += "; its disk is full"
         raise StateUnreadable(f"the state at {named} cannot be used: {text}") from error
+
+
+def _is_disk_full(named: str) -> bool:
+    try:
+        found = os.statvfs(Path(named).parent)
+    except OSError:
+        # A URL, or a directory that is not there.
+        return False
+    return found.f_bavail * found.f_frsize < _ROOM_BYTES
 
 
 def _prepare(connection: sa.Connection, named: str, *, create: bool, migrate: bool) -> None:
