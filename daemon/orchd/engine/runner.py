@@ -229,9 +229,9 @@ class Runner:
             return False
         outcome = await self._offer(run, command, ends_run=False)
         if isinstance(outcome, Refusal) and outcome.code == "rejected":
-            if not run.ended:
-                run.ended = True
-                await self._end_unstorable(run, outcome.detail)
+            # Even if its end is on its way: it rests on what was rejected.
+            run.ended = True
+            await self._end_unstorable(run, outcome.detail)
             return False
         if not isinstance(outcome, Acted) or outcome.state.token != run.token:
             run.ended = True
@@ -278,11 +278,13 @@ class Runner:
         await self.end(run, ending)
 
     async def _report(self, run: Run, command: TaskCommand) -> Outcome:
-        run.reporting = True
+        # A second report frees no second slot.
+        ends_run = run.reports == 0
+        run.reports += 1
         try:
-            return await self._offer(run, command, ends_run=True)
+            return await self._offer(run, command, ends_run=ends_run)
         finally:
-            run.reporting = False
+            run.reports -= 1
 
     async def _offer(self, run: Run, command: TaskCommand, *, ends_run: bool) -> Outcome:
         origin = Origin(
