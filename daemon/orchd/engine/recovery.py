@@ -9,7 +9,15 @@ from collections.abc import Callable, Sequence
 from orchd.engine.clock import LedgerClock
 from orchd.engine.lease import LeaseKeeper
 from orchd.engine.service import Service
-from orchd.ledger.port import ActOnTask, Ledger, Origin, Outcome, Request, WorkerView
+from orchd.ledger.port import (
+    ActOnTask,
+    Ledger,
+    LedgerUnavailable,
+    Origin,
+    Outcome,
+    Request,
+    WorkerView,
+)
 from orchd.system import System
 from orchd.tasks.commands import Recover
 from orchd.tasks.state import TaskState
@@ -71,7 +79,12 @@ class Recovery(Service):
 
     async def tick(self) -> None:
         """Recover from every worker that is dead."""
-        workers = await self._ledger.workers()
+        try:
+            workers = await self._ledger.workers()
+        except LedgerUnavailable:
+            # Nobody can renew meanwhile either, so nobody has been silent.
+            self._signs = {}
+            raise
         self._count_looks(workers)
         for worker in workers:
             if worker.id != self._lease.worker.id and await self._is_fenced(worker):

@@ -11,7 +11,7 @@ import pytest
 from orchd.engine.recovery import SILENT_LOOKS
 from orchd.executors.port import ExecutorAnswer, RunContext, Success
 from orchd.interfaces import TaskStatus
-from orchd.ledger.port import ActOnTask, Outcome, Request
+from orchd.ledger.port import ActOnTask, LedgerUnavailable, Outcome, Request, WorkerView
 from orchd.tasks.commands import Recover
 from support.engines import Harness, ScriptedExecutor, settings_for, until
 
@@ -70,17 +70,44 @@ async def test_a_worker_is_fenced_before_its_tasks_are_taken(pair: Pair) -> None
 
 async def test_one_look_is_not_enough_to_declare_a_worker_dead(pair: Pair) -> None:
     """Its lease has run out, but so has that of one whose machine has just woken up."""
-    dead, engine = pair.silent.engine.worker_id, pair.other.engine
+    await _let_lease_run_out(pair)
+    await _require_enough_looks(pair)
+
+
+async def test_looks_that_had_no_answer_are_no_signs_of_death(pair: Pair) -> None:
+    """Nobody can renew while the database is away; looks before and after it made three."""
+    await _let_lease_run_out(pair)
+    ledger, recovery = pair.other.ledger, pair.other.engine._recovery
+    for _ in range(SILENT_LOOKS - 1):
+        await recovery.tick()
+    workers = ledger.workers
+
+    async def away() -> list[WorkerView]:
+        raise LedgerUnavailable("away")
+
+    ledger.workers = away  # type: ignore[method-assign]  # a fault
+    with pytest.raises(LedgerUnavailable):
+        await recovery.tick()
+    ledger.workers = workers  # type: ignore[method-assign]  # the fault is over
+    await _require_enough_looks(pair)
+
+
+async def _let_lease_run_out(pair: Pair) -> None:
+    engine = pair.other.engine
     await engine.lease.register()
     engine.committer.start()
     await asyncio.sleep(1.5 * LEASE_SECONDS)
     await engine.lease.tick()
     engine.lease._held_since -= 10 * LEASE_SECONDS
+
+
+async def _require_enough_looks(pair: Pair) -> None:
+    dead, recovery = pair.silent.engine.worker_id, pair.other.engine._recovery
     for _ in range(SILENT_LOOKS - 1):
-        await engine._recovery.tick()
+        await recovery.tick()
         is_held = (await pair.other.task("a")).worker == dead
         assert is_held, "it was declared dead after too few looks"
-    await engine._recovery.tick()
+    await recovery.tick()
     assert (await pair.other.task("a")).status is TaskStatus.PENDING
 
 
