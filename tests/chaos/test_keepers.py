@@ -14,6 +14,7 @@ from chaos.fleet import Daemon, Fleet, all_pids, fleet, wait_until
 from chaos.job import Job, Order
 from chaos.sizes import FULL, size
 from orchd.config.places import state_hash
+from orchd.processes.marks import is_fork_server
 from orchd.processes.table import marks_of
 from support.commands import is_alive
 
@@ -61,19 +62,13 @@ def _bodies(there: Fleet) -> set[int]:
 
 
 def _keepers(there: Fleet) -> list[int]:
+    """Return the fork server of the daemon at work, and the supervisors."""
     state = state_hash(there.database)
     return [
         pid
         for pid in all_pids()
-        if _is_fork_server(pid) and any(m.startswith(state) for m in marks_of(pid))
+        if any(is_fork_server(m) and m.startswith(state) for m in marks_of(pid))
     ]
-
-
-def _is_fork_server(pid: int) -> bool:
-    try:
-        return b"fork_server" in Path(f"/proc/{pid}/cmdline").read_bytes()
-    except (FileNotFoundError, ProcessLookupError):
-        return False
 
 
 def _kill_with_keepers(there: Fleet, daemon: Daemon) -> None:

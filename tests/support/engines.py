@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
 import msgspec
@@ -91,6 +92,28 @@ class ScriptedVerifier:
 
     async def close(self) -> None:
         return None
+
+
+STUBBORN_SECONDS = 30.0
+
+
+class StubbornVerdict:
+    """A verifier's answer that ignores every cancellation until it is released.
+
+    It gives in after `STUBBORN_SECONDS`, so that a test that fails ends all the same.
+    """
+
+    def __init__(self) -> None:
+        self.released = asyncio.Event()
+
+    async def __call__(self) -> Passed:
+        loop = asyncio.get_running_loop()
+        end = loop.time() + STUBBORN_SECONDS
+        while not self.released.is_set() and loop.time() < end:
+            with suppress(asyncio.CancelledError, TimeoutError):
+                async with asyncio.timeout_at(end):
+                    await self.released.wait()
+        return Passed()
 
 
 NO_WAIT = RetrySettings(backoff=Backoff(initial_seconds=0.0, jitter=False))

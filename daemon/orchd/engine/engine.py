@@ -398,7 +398,7 @@ class Engine:
             self._finish(run)
 
     def _finish(self, run: Run) -> None:
-        if run.reports:
+        if run.pending_reports:
             # The body has let go after all, or it was left behind as it did so. The other
             # of the two reports the end, and comes here when the log has it.
             return

@@ -46,7 +46,7 @@ class Run:
         "executor",
         "in_body",
         "output",
-        "reports",
+        "pending_reports",
         "started",
         "state",
         "stop_reason",
@@ -81,8 +81,8 @@ class Run:
         self.verifier = ""
         """The verifier at work, for the report of a run that is left behind."""
         self.ended = False
-        self.reports = 0
-        """How many reports of its end are on their way; until then it has a slot."""
+        self.pending_reports = 0
+        """How many reports of its end are on their way; while any is, it has a slot."""
 
     @property
     def token(self) -> int:

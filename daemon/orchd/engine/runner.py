@@ -279,12 +279,12 @@ class Runner:
 
     async def _report(self, run: Run, command: TaskCommand) -> Outcome:
         # A second report frees no second slot.
-        ends_run = run.reports == 0
-        run.reports += 1
+        ends_run = run.pending_reports == 0
+        run.pending_reports += 1
         try:
             return await self._offer(run, command, ends_run=ends_run)
         finally:
-            run.reports -= 1
+            run.pending_reports -= 1
 
     async def _offer(self, run: Run, command: TaskCommand, *, ends_run: bool) -> Outcome:
         origin = Origin(

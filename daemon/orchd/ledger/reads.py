@@ -183,16 +183,16 @@ class Reads:
             for table in ("ready", "timers")
         )
         parameters = (*names, *patterns)
-        return self._is_any((_RUNNING, *waiting), *parameters, *parameters)
+        return self._finds_any((_RUNNING, *waiting), *parameters, *parameters)
 
-    def _is_any(self, searches: Iterable[str], *parameters: Any) -> bool:
+    def _finds_any(self, searches: Iterable[str], *parameters: Any) -> bool:
         # In one statement: between two of them a task could move to where was looked first.
         found = " OR ".join(f"EXISTS ({search})" for search in searches)
         return bool(self._rows(f"SELECT 1 WHERE {found}", *parameters))
 
     def has_waiting(self, executor: str, now: int) -> bool:
         """Tell whether a task waits for nothing but this executor, breakers aside."""
-        return self._is_any((_READY_FOR, _DUE_FOR), executor, executor, now)
+        return self._finds_any((_READY_FOR, _DUE_FOR), executor, executor, now)
 
     def has_probe(self, breaker: BreakerState) -> bool:
         """Tell whether the worker of a half-open breaker executes a task as its probe."""

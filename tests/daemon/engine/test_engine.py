@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from contextlib import suppress
 from typing import Any
 
 import pytest
@@ -30,6 +29,7 @@ from support.engines import (
     Harness,
     ScriptedExecutor,
     ScriptedVerifier,
+    StubbornVerdict,
     settings_for,
     until,
 )
@@ -281,19 +281,6 @@ async def test_a_verification_is_stopped_at_its_time_limit(start: Open) -> None:
     await harness.settle()
     assert (await harness.task("a")).status is TaskStatus.COMPLETED
     assert len(executor.calls) == 1
-
-
-class StubbornVerdict:
-    """A verifier's answer that ignores every cancellation until it is released."""
-
-    def __init__(self) -> None:
-        self.released = asyncio.Event()
-
-    async def __call__(self) -> Passed:
-        while not self.released.is_set():
-            with suppress(asyncio.CancelledError):
-                await self.released.wait()
-        return Passed()
 
 
 @pytest.mark.parametrize("inline", [True, False])

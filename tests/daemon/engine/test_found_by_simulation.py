@@ -19,6 +19,7 @@ from orchd.ledger.port import (
     Claimed,
     ClaimedTask,
     Outcome,
+    Refusal,
     Request,
     WorkerView,
 )
@@ -27,6 +28,7 @@ from support.engines import (
     Harness,
     ScriptedExecutor,
     ScriptedVerifier,
+    StubbornVerdict,
     settings_for,
     until,
 )
@@ -203,6 +205,43 @@ async def test_a_run_that_was_left_behind_keeps_its_slot_until_the_log_has_its_e
     assert (await harness.task("alone")).status is TaskStatus.COMPLETED
 
 
+async def test_a_run_whose_result_is_rejected_ends_although_it_has_reported_its_end(
+    start: Open, database_url: str
+) -> None:
+    """That end rested on the result and was refused too, so the run had none at all."""
+    verdict, answers = StubbornVerdict(), asyncio.Event()
+    judge = ScriptedVerifier([verdict], inline=True)
+    settings = settings_for(database_url, kill_grace_seconds=0.0)
+    harness = await start(ScriptedExecutor(), verifiers=[judge], settings=settings)
+    commit = harness.ledger.commit
+    asked = asyncio.Event()
+
+    async def reject(requests: Any, *, command_id: str) -> list[Outcome]:
+        if asked.is_set() or not any(map(_records_result, requests)):
+            return await commit(requests, command_id=command_id)
+        asked.set()
+        await answers.wait()
+        assert len(requests) == 1, "nothing but the result is reported here"
+        return [Refusal(code="rejected", detail="not storable")]
+
+    harness.ledger.commit = reject  # type: ignore[method-assign]  # a fault
+    await harness.submit("a", verifiers=("judge",))
+    await until(lambda: bool(judge.calls))
+    [run] = harness.engine.runs()
+    drain = asyncio.create_task(harness.engine.drain(0.0))
+    await until(asked.is_set)
+    verdict.released.set()
+    await until(lambda: run.ended)
+    answers.set()
+    await drain
+    harness.engine.resume_claims()
+    await harness.settle()
+    assert await harness.event_types("a") == [
+        *("submitted", "started", "retried"),
+        *("started", "completed"),
+    ]
+
+
 def _records_result(request: Request) -> bool:
     return isinstance(request, ActOnTask) and isinstance(request.command, RecordResult)
 
@@ -245,39 +284,46 @@ async def test_a_stop_waits_for_the_lease_that_is_being_taken(start: Open) -> No
     assert engine.worker_id not in {worker.id for worker in await harness.ledger.workers()}
 
 
-async def hang(context: RunContext) -> ExecutorAnswer:
-    await asyncio.Event().wait()
-    return Success(output="")
+class Endless:
+    """A body that ends only when it is stopped."""
 
+    def __init__(self) -> None:
+        self.stopped = asyncio.Event()
 
-async def test_an_exclusive_run_stops_while_the_renewal_hangs(
-    start: Open, database_url: str
-) -> None:
-    """The end of the lease was found by renewals that failed, not by one that hung."""
-    stopped = asyncio.Event()
-
-    async def watched(context: RunContext) -> ExecutorAnswer:
+    async def __call__(self, context: RunContext) -> ExecutorAnswer:
         try:
-            return await hang(context)
+            await asyncio.Event().wait()
         finally:
-            stopped.set()
+            self.stopped.set()
+        return Success(output="")
 
-    executor = ScriptedExecutor(watched, exclusive=True)
-    settings = settings_for(database_url, lease_seconds=1.0)
-    harness = await start(executor, settings=settings)
-    await harness.submit("a")
-    await until(lambda: bool(executor.calls))
-    answer = asyncio.Event()
-    renew = harness.ledger.renew_worker
+
+def hold_renewals(harness: Harness) -> asyncio.Event:
+    """Let renewals of the lease hang until the event is set."""
+    answer, renew = asyncio.Event(), harness.ledger.renew_worker
 
     async def hang_first(worker_id: str, lease_seconds: float) -> bool:
         await answer.wait()
         return await renew(worker_id, lease_seconds)
 
     harness.ledger.renew_worker = hang_first  # type: ignore[method-assign]  # a fault
+    return answer
+
+
+async def test_an_exclusive_run_stops_while_the_renewal_hangs(
+    start: Open, database_url: str
+) -> None:
+    """The end of the lease was found by renewals that failed, not by one that hung."""
+    body = Endless()
+    executor = ScriptedExecutor(body, exclusive=True)
+    settings = settings_for(database_url, lease_seconds=1.0)
+    harness = await start(executor, settings=settings)
+    await harness.submit("a")
+    await until(lambda: bool(executor.calls))
+    answer = hold_renewals(harness)
     try:
         async with asyncio.timeout(5):
-            await stopped.wait()
+            await body.stopped.wait()
     finally:
         answer.set()
 
@@ -286,15 +332,8 @@ async def test_an_exclusive_run_stops_although_its_executor_is_configured_no_mor
     start: Open,
 ) -> None:
     """Whether it was exclusive was looked up by name, and a reload had removed the name."""
-    stopped = asyncio.Event()
-
-    async def watched(context: RunContext) -> ExecutorAnswer:
-        try:
-            return await hang(context)
-        finally:
-            stopped.set()
-
-    executor = ScriptedExecutor(watched, exclusive=True)
+    body = Endless()
+    executor = ScriptedExecutor(body, exclusive=True)
     harness = await start(executor)
     engine = harness.engine
     await harness.submit("a")
@@ -303,7 +342,7 @@ async def test_an_exclusive_run_stops_although_its_executor_is_configured_no_mor
     assert await harness.ledger.fence_worker(engine.worker_id, only_if_expired=False)
     await engine.lease.tick()
     async with asyncio.timeout(5):
-        await stopped.wait()
+        await body.stopped.wait()
 
 
 async def test_nothing_exclusive_starts_without_a_lease(
@@ -314,14 +353,7 @@ async def test_nothing_exclusive_starts_without_a_lease(
     other = ScriptedExecutor()
     settings = settings_for(database_url, lease_seconds=1.0)
     harness = await start(exclusive, other, settings=settings)
-    answer = asyncio.Event()
-    renew = harness.ledger.renew_worker
-
-    async def hang_first(worker_id: str, lease_seconds: float) -> bool:
-        await answer.wait()
-        return await renew(worker_id, lease_seconds)
-
-    harness.ledger.renew_worker = hang_first  # type: ignore[method-assign]  # a fault
+    answer = hold_renewals(harness)
     await until(lambda: not harness.engine.lease.is_current)
     await harness.submit("a", executor="exclusive")
     await harness.submit("b")

@@ -16,6 +16,7 @@ from orchd.interfaces import TaskStatus
 from orchd.ledger import schema
 from orchd.ledger.opening import open_ledger
 from orchd.ledger.port import Acted, Claimed, LedgerUnavailable, Refusal, Request
+from orchd.ledger.reads import Reads
 from orchd.ledger.resolution import stamped
 from orchd.ledger.rows import TASK_COLUMNS, columns, task_row, task_state
 from orchd.ledger.sql import SQLLedger
@@ -347,6 +348,24 @@ async def test_commits_that_cross_wait_for_each_other_in_one_order(
     assert deadlocks == 0, "two commits locked each other out"
     for ledger in ledgers:
         await ledger.close()
+
+
+async def test_work_is_found_although_it_moves_meanwhile(
+    ledger: SQLLedger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Places were looked at one after the other, and a task had moved to an earlier one."""
+    hand = Hand(ledger)
+    await hand.register()
+    await hand.submit("a")
+    loop, rows = asyncio.get_running_loop(), Reads._rows
+
+    def move_after(reads: Reads, text: str, *parameters: Any) -> Any:
+        found = rows(reads, text, *parameters)
+        asyncio.run_coroutine_threadsafe(hand.claim(), loop).result()
+        return found
+
+    monkeypatch.setattr(Reads, "_rows", move_after)
+    assert await ledger.has_work(("work",), ("judge",))
 
 
 # --- rows that must not exist ---------------------------------------------------------
