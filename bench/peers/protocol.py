@@ -14,6 +14,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import random
 import sys
 import time
 from abc import ABC, abstractmethod
@@ -25,6 +26,7 @@ STAMP = "stamp"
 CHUNK_TASKS = 1000
 """Tasks in one call of a bulk submission."""
 NOTE = "x" * 80
+LETTERS = "eeeeettttaaaooiinnssrrhhlldducmfwygpb" + 7 * " "
 
 Payload = dict[str, Any]
 JSONObject = dict[str, Any]
@@ -35,15 +37,23 @@ def state_url() -> str:
     return os.environ["BENCH_URL"]
 
 
+def words(seed: int, length: int) -> str:
+    """Return so many characters of made-up words, always the same for a seed."""
+    return "".join(random.Random(seed).choices(LETTERS, k=length))
+
+
 def payload(number: int, size_bytes: int = 0) -> Payload:
-    """Return a payload of about 200 bytes of JSON, or of about `size_bytes`."""
+    """Return a payload of about 200 bytes of JSON, or of about `size_bytes`.
+
+    A large one is words, because one letter repeated would be compressed to nothing.
+    """
     return {
         "n": number,
         "t": time.time(),
         "url": "https://example.org/a/b/c",
         "user": 12345,
         "tags": ["alpha", "beta", "gamma"],
-        "note": "x" * (size_bytes - 120) if size_bytes > 200 else NOTE,
+        "note": words(number, size_bytes - 120) if size_bytes > 200 else NOTE,
     }
 
 
