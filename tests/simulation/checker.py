@@ -99,9 +99,8 @@ class Checker:
                 self._fail(Invariant.FOLD, f"task {task_id}: {self._difference(model)}")
         for request, outcome in zip(commit.requests, commit.outcomes, strict=True):
             if isinstance(request, ClaimTasks) and isinstance(outcome, Claimed):
-                ids = (task.state.id for task in outcome.tasks)
-                for task_id in filter(started.__contains__, ids):
-                    self._check_claim(request, touched[task_id])
+                for task in outcome.tasks:
+                    self._check_claim(request, touched[task.state.id])
             elif isinstance(request, ActOnTask):
                 self._check_act(request, outcome, before.get(request.task_id))
         self._check_no_stray(commit, set(started))

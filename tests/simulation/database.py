@@ -56,7 +56,8 @@ Clock = Callable[[], int]
 
 
 class Committed(msgspec.Struct, frozen=True):
-    """One commit as it was applied."""
+    """One commit as it was applied: what was carried out now, and nothing that an earlier
+    try of the same command had left in the log."""
 
     command_id: str
     requests: Sequence[Request]
@@ -94,7 +95,7 @@ class Database:
     def commit(self, requests: Sequence[Request], command_id: str) -> list[Outcome]:
         """Carry out requests in one step; a command that is in the log is answered from
         there, but for those of its requests that left nothing in it."""
-        known = self._answers.get(command_id, {})
+        known = dict(self._answers.get(command_id, {}))
         first = len(self.log)
         outcomes = dict(known)
         for claims in (False, True):
@@ -107,7 +108,13 @@ class Database:
                     self._remember(command_id, index, outcomes[index])
         answer = [outcomes[index] for index in range(len(requests))]
         if len(self.log) > first:
-            committed = Committed(command_id, requests, answer, self.log[first:])
+            carried_out = [index for index in range(len(requests)) if index not in known]
+            committed = Committed(
+                command_id,
+                [requests[index] for index in carried_out],
+                [outcomes[index] for index in carried_out],
+                self.log[first:],
+            )
             for listener in self.on_commit:
                 listener(committed)
         return answer

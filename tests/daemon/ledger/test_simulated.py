@@ -8,8 +8,10 @@ from collections.abc import AsyncIterator
 import pytest
 
 from daemon.ledger.conformance import LedgerConformance
+from orchd.ledger.port import Acted, Submitted
 from orchd.system import RealSystem
-from simulation.database import Database
+from orchd.tasks.commands import Cancel
+from simulation.database import Committed, Database
 from simulation.ledger import DirectRoute, SimulatedLedger
 from support.ledgers import Hand
 
@@ -29,3 +31,19 @@ class TestSimulatedLedger(LedgerConformance):
         ledger.database.on_commit.append(tell)
         yield hand
         await ledger.close()
+
+
+async def test_who_watches_is_told_only_what_a_repetition_carries_out() -> None:
+    """What was refused left nothing in the log, so it is tried again; the rest is not."""
+    database = Database(RealSystem().now)
+    hand = Hand(SimulatedLedger(database, DirectRoute()))
+    cancel = hand.act_request("later", Cancel(now=hand.now()))
+    batch = (hand.submission("first"), cancel)
+    await hand.commit(*batch, command_id="twice")
+    await hand.submit("later")
+    seen: list[Committed] = []
+    database.on_commit.append(seen.append)
+    outcomes = await hand.commit(*batch, command_id="twice")
+    assert [type(outcome) for outcome in outcomes] == [Submitted, Acted]
+    [told] = seen
+    assert (told.requests, told.outcomes) == ([cancel], outcomes[1:])
