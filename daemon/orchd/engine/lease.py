@@ -16,6 +16,9 @@ from orchd.system import MICROSECONDS_PER_SECOND, System
 logger = logging.getLogger(__name__)
 
 RENEWALS_PER_LEASE = 3
+RETRIES_PER_LEASE = 24
+"""A renewal that failed is repeated so often. At the pace of renewals, two short outages
+would be enough to lose a lease, if each fell on one."""
 REGISTRATION_SECONDS = 1.0
 """How long a stop waits for the row of a lease that is being taken."""
 
@@ -43,7 +46,11 @@ class LeaseKeeper(Service):
         on_expired: Callable[[], None],
         on_regained: Callable[[], None],
     ) -> None:
-        super().__init__(system, lease_seconds / RENEWALS_PER_LEASE)
+        super().__init__(
+            system,
+            lease_seconds / RENEWALS_PER_LEASE,
+            retry_seconds=lease_seconds / RETRIES_PER_LEASE,
+        )
         self._ledger = ledger
         self._clock = clock
         self._lease_seconds = lease_seconds

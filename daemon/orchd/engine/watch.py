@@ -51,7 +51,7 @@ class LedgerWatch(Service):
     name = "watch"
 
     def __init__(self, engine: Watched, interval_seconds: float) -> None:
-        super().__init__(engine.system, interval_seconds, GAP_SECONDS)
+        super().__init__(engine.system, interval_seconds, gap_seconds=GAP_SECONDS)
         self._engine = engine
         self._listener: asyncio.Task[None] | None = None
         self._alarm: asyncio.TimerHandle | None = None

@@ -18,6 +18,7 @@ from orchd.ledger.port import (
     ActOnTask,
     Claimed,
     ClaimedTask,
+    LedgerUnavailable,
     Outcome,
     Refusal,
     Request,
@@ -282,6 +283,28 @@ async def test_a_stop_waits_for_the_lease_that_is_being_taken(start: Open) -> No
     await engine.stop()
     await asyncio.sleep(0.5)
     assert engine.worker_id not in {worker.id for worker in await harness.ledger.workers()}
+
+
+async def test_a_renewal_that_failed_is_not_left_to_the_next_one(
+    start: Open, database_url: str
+) -> None:
+    """Two short outages, each at the moment of a renewal, were enough to lose a lease."""
+    harness = await start(
+        ScriptedExecutor(), settings=settings_for(database_url, lease_seconds=12.0)
+    )
+    renew, asked = harness.ledger.renew_worker, 0
+
+    async def fail_twice(worker_id: str, lease_seconds: float) -> bool:
+        nonlocal asked
+        asked += 1
+        if asked <= 2:
+            raise LedgerUnavailable("short outage")
+        return await renew(worker_id, lease_seconds)
+
+    harness.ledger.renew_worker = fail_twice  # type: ignore[method-assign]  # a fault
+    harness.engine.lease.wake()
+    # Two renewals at their own pace are eight seconds apart.
+    await until(lambda: asked == 3, timeout_seconds=4.0)
 
 
 class Endless:
