@@ -48,8 +48,8 @@ class Sea:
         """Whether calls may have hung."""
         self.calm = False
         """Faults are over."""
-        self.late = 0
-        """How many writes are still to be applied late."""
+        self.writes_on_their_way = 0
+        """How many may still be applied, also those of processes that have ended."""
         self.is_loss_foreseen = False
         """Whether a claim may have been applied that nobody will hear of."""
 
@@ -145,6 +145,7 @@ class Connection:
         if self.on_phase is not None:
             self.on_phase(flight, "before")
         fate = self._fate(kinds)
+        self._sea.writes_on_their_way += 1
         self._world.after(self._sea.delay_seconds(), lambda: self._arrive(flight, fate))
         try:
             return await answer
@@ -167,11 +168,12 @@ class Connection:
         return bool(rate) and not self._sea.calm and self._sea.chance.random() < rate
 
     def _arrive(self, flight: Flight, fate: Fate) -> None:
+        self._sea.writes_on_their_way -= 1
         answer, delay = flight.answer, self._sea.delay_seconds()
         if fate is Fate.LATE:
             self._refuse(answer, delay)
             late = self._sea.chance.expovariate(1.0)
-            self._sea.late += 1
+            self._sea.writes_on_their_way += 1
             self._late.setdefault(flight.command_id, []).append(flight)
             self._world.after(delay + late, lambda: self._apply_late(flight))
         elif fate is Fate.ANSWERED and self.is_down:
@@ -187,7 +189,7 @@ class Connection:
             self._settle(flight, fate, delay)
 
     def _apply_late(self, flight: Flight) -> None:
-        self._sea.late -= 1
+        self._sea.writes_on_their_way -= 1
         if not flight.applied and not flight.is_dropped:
             self._late[flight.command_id].remove(flight)
             self._settle_doubt(flight.command_id)

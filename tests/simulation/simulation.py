@@ -244,10 +244,13 @@ class Simulation:
             self.world.run(LOOK_SECONDS)
 
     def _is_settled(self) -> bool:
-        if self.sea.late or not self.workload.is_answered:
+        if self.sea.writes_on_their_way or not self.workload.is_answered:
             return False
         lives = self.lives()
         if len(lives) < len(self.daemons) or not all(life.is_steady for life in lives):
+            return False
+        if not all(life.engine.committer.idle for life in lives):
+            # What a client was told may still be carried out.
             return False
         if any(self._can_finish(state) for state in self.database.tasks.values()):
             return False
