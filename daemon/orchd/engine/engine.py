@@ -410,21 +410,26 @@ class Engine:
         """Stop a run, and leave its body behind if it does not let go in time."""
         if run.stop(reason):
             grace = self.settings.worker.kill_grace_seconds + LEFT_BEHIND_SECONDS
-            loop = asyncio.get_running_loop()
+            stops, loop = run.stops, asyncio.get_running_loop()
             # By the loop's clock, as the grace itself: both stand still while the machine
             # sleeps, and no body is left behind whose processes are yet to be killed.
-            loop.call_later(grace, self._leave_behind, run, run.stops)
+            loop.call_later(
+                grace, lambda: asyncio.create_task(self._leave_behind(run, stops))
+            )
 
-    def _leave_behind(self, run: Run, stop: int) -> None:
+    async def _leave_behind(self, run: Run, stop: int) -> None:
         if run.stops != stop or run.stop_reason is None or run.key not in self._runs:
             return
         if run.ended or not run.in_body:
-            # The body has let go; the run itself reports what came of it.
+            # The body has let go; the run itself reports what came of it. This is asked in
+            # the step that takes the run over, or it might still let go in between.
             return
         reason = run.stop_reason
         logger.error("task %s does not react to being stopped (%s)", run.state.id, reason)
-        task = asyncio.create_task(self._runner.leave_behind(run))
-        task.add_done_callback(lambda done: self._finish(run))
+        try:
+            await self._runner.leave_behind(run)
+        finally:
+            self._finish(run)
 
     def stop_task(self, task_id: str) -> None:
         """Stop whatever run of that task is at work here: it was cancelled."""

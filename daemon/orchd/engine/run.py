@@ -52,6 +52,7 @@ class Run:
         "stop_reason",
         "stops",
         "task",
+        "unstorable",
         "verifier",
     )
 
@@ -80,6 +81,8 @@ class Run:
         """The result that verifiers judge and that is not recorded yet."""
         self.verifier = ""
         """The verifier at work, for the report of a run that is left behind."""
+        self.unstorable: str | None = None
+        """Why its result was rejected, if it was; what rests on it cannot be recorded."""
         self.ended = False
         self.pending_reports = 0
         """How many reports of its end are on their way; while any is, it has a slot."""

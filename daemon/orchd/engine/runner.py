@@ -229,9 +229,11 @@ class Runner:
             return False
         outcome = await self._offer(run, command, ends_run=False)
         if isinstance(outcome, Refusal) and outcome.code == "rejected":
-            # Even if its end is on its way: it rests on what was rejected.
-            run.ended = True
-            await self._end_unstorable(run, outcome.detail)
+            run.unstorable = outcome.detail
+            # An end that is on its way may rest on what was rejected, or stand without it.
+            if not run.pending_reports:
+                run.ended = True
+                await self._end_unstorable(run, outcome.detail)
             return False
         if not isinstance(outcome, Acted) or outcome.state.token != run.token:
             run.ended = True
@@ -247,8 +249,10 @@ class Runner:
             return
         run.ended = True
         outcome = await self._report(run, command)
-        if isinstance(outcome, Refusal) and outcome.code == "rejected":
-            await self._end_unstorable(run, outcome.detail)
+        if isinstance(outcome, Refusal):
+            rejected = outcome.detail if outcome.code == "rejected" else run.unstorable
+            if rejected is not None:
+                await self._end_unstorable(run, rejected)
 
     async def _end_unstorable(self, run: Run, reason: str) -> None:
         # What the run had to say cannot be stored, so that is what is recorded instead.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from contextlib import suppress
 from typing import Any
 
@@ -11,7 +12,9 @@ from msgspec.structs import replace
 
 from daemon.engine.conftest import Open
 from orchd.config.settings import Backoff, RetrySettings
+from orchd.engine import engine as engine_module
 from orchd.engine import watch
+from orchd.engine.run import Stop
 from orchd.executors.port import ExecutorAnswer, RunContext, Success
 from orchd.interfaces import TaskStatus
 from orchd.ledger.port import (
@@ -204,6 +207,34 @@ async def test_a_run_that_was_left_behind_keeps_its_slot_until_the_log_has_its_e
     done.set()
     await harness.settle()
     assert (await harness.task("alone")).status is TaskStatus.COMPLETED
+
+
+async def test_a_body_that_lets_go_at_the_last_moment_is_not_left_behind(
+    start: Open, database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It let go between the decision and its execution, and was released all the same."""
+    monkeypatch.setattr(engine_module, "LEFT_BEHIND_SECONDS", 0.05)
+    let_go = asyncio.Event()
+
+    async def work(context: RunContext) -> ExecutorAnswer:
+        while not let_go.is_set():
+            with suppress(asyncio.CancelledError):
+                await let_go.wait()
+        return Success(output="")
+
+    settings = settings_for(database_url, kill_grace_seconds=0.0)
+    executor = ScriptedExecutor(work)
+    harness = await start(executor, verifiers=[ScriptedVerifier()], settings=settings)
+    await harness.submit("a", verifiers=("judge",))
+    await until(lambda: bool(executor.calls))
+    [run] = harness.engine.runs()
+    # Both fall due while the loop stands still, and follow one another when it goes on.
+    asyncio.get_running_loop().call_later(0.05, let_go.set)
+    harness.engine.stop_run(run, Stop.TIMEOUT)
+    time.sleep(0.1)  # noqa: ASYNC251  # a stall
+    await harness.settle()
+    events = await harness.event_types("a")
+    assert events == ["submitted", "started", "executed", "verified", "completed"]
 
 
 async def test_a_run_whose_result_is_rejected_ends_although_it_has_reported_its_end(
