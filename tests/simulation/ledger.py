@@ -17,6 +17,7 @@ from orchd.ledger.port import (
     ClaimTasks,
     LedgerUnavailable,
     LogEntry,
+    Look,
     Outcome,
     QueueView,
     RecordDaemon,
@@ -212,9 +213,8 @@ class SimulatedLedger:
     async def event_counts(self) -> Mapping[str, int]:
         return await self._route.read(lambda: Counter(x.type for x in self.database.log))
 
-    async def next_due(self) -> int | None:
-        timers = self.database.schedule.timers
-        return await self._route.read(lambda: min(timers.values(), default=None))
+    async def look(self) -> Look:
+        return await self._route.read(lambda: _look(self.database))
 
     async def has_work(
         self,
@@ -293,6 +293,11 @@ def has_work(
         elif set(state.verifiers) <= set(verifiers):
             return True
     return False
+
+
+def _look(database: Database) -> Look:
+    due = min(database.schedule.timers.values(), default=None)
+    return Look(now=database.clock(), position=len(database.log), next_due=due)
 
 
 def _has_waiting(database: Database, executor: str) -> bool:

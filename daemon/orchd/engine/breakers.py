@@ -78,14 +78,16 @@ class BreakerWatch:
         """Note that the probe is at work: one task is all that a half-open breaker gets."""
         self._probed[executor] = self._states[executor].version
 
-    async def refresh(self, executors: Iterable[str]) -> bool:
-        """Read all breakers and begin due probes; True when something may be claimed."""
-        before = self._states
+    async def refresh(self) -> None:
+        """Read all breakers; they are what they were as long as the log is."""
         self._states = {state.name: state for state in await self._ledger.breakers()}
+
+    async def begin_probes(self, executors: Iterable[str]) -> bool:
+        """Begin the probes that are due; True when there are any to claim for."""
         due = [name for name in executors if await self._is_probe_due(name)]
         for name in due:
             await self._probe(name)
-        return bool(due) or self._states != before
+        return bool(due)
 
     async def _is_probe_due(self, executor: str) -> bool:
         state = self._states.get(executor)

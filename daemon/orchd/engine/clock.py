@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 
-from orchd.ledger.port import Ledger
+from orchd.ledger.port import Ledger, Look
 from orchd.system import MICROSECONDS_PER_SECOND, System
 
 logger = logging.getLogger(__name__)
@@ -17,7 +17,7 @@ class LedgerClock:
     """Tells the database's time without asking the database each time.
 
     It remembers how far the database's clock was from a clock of this machine that never
-    jumps, and corrects that at every `synchronise`.
+    jumps, and corrects that whenever it hears the time.
     """
 
     def __init__(self, ledger: Ledger, system: System) -> None:
@@ -32,8 +32,17 @@ class LedgerClock:
 
     async def synchronise(self) -> None:
         """Ask the database for the time."""
-        before = self._local()
-        instant = await self._ledger.now()
+        asked = self._local()
+        self._heard(await self._ledger.now(), asked)
+
+    async def look(self) -> Look:
+        """Look at the ledger, and go by the time that it tells."""
+        asked = self._local()
+        look = await self._ledger.look()
+        self._heard(look.now, asked)
+        return look
+
+    def _heard(self, instant: int, before: int) -> None:
         after = self._local()
         uncertainty = (after - before) // 2
         offset = instant - before - uncertainty

@@ -56,7 +56,7 @@ class LedgerWatch(Service):
         self._listener: asyncio.Task[None] | None = None
         self._alarm: asyncio.TimerHandle | None = None
         self._position = -1
-        self._polled = self._synchronised = engine.system.monotonic()
+        self._polled = engine.system.monotonic()
 
     def start(self) -> None:
         """Begin to watch."""
@@ -80,32 +80,22 @@ class LedgerWatch(Service):
     async def tick(self) -> None:
         """Look once."""
         engine = self._engine
-        await self._follow_the_clock()
-        if await engine.breakers.refresh(engine.executor_names):
-            engine.wake()
-        position = await engine.ledger.log_position()
+        # What is due is due by the database's clock, and that may have jumped.
+        look = await engine.clock.look()
+        if look.position != self._position:
+            await engine.breakers.refresh()
+        probing = await engine.breakers.begin_probes(engine.executor_names)
         now = engine.system.monotonic()
-        if position != self._position or now - self._polled >= POLL_SECONDS:
-            self._position, self._polled = position, now
+        if probing or look.position != self._position or now - self._polled >= POLL_SECONDS:
+            self._position, self._polled = look.position, now
             engine.wake()
-        await self._set_alarm()
+        if look.next_due is not None:
+            # An earlier alarm stays: another worker, whose clock is ahead of this one's, or
+            # who cannot execute the task, may have made it ready and taken its timer.
+            self.note_due(look.next_due)
         if engine.running:
             for task_id in await engine.ledger.cancel_requests(engine.worker_id):
                 engine.stop_task(task_id)
-
-    async def _follow_the_clock(self) -> None:
-        # What is due is due by the database's clock, and that may have jumped.
-        now = self._engine.system.monotonic()
-        if now - self._synchronised >= self._interval_seconds:
-            self._synchronised = now
-            await self._engine.clock.synchronise()
-
-    async def _set_alarm(self) -> None:
-        # An earlier alarm stays: another worker, whose clock is ahead of this one's, or who
-        # cannot execute the task, may have made it ready and taken it from the timers.
-        due = await self._engine.ledger.next_due()
-        if due is not None:
-            self.note_due(due)
 
     def note_due(self, due: int) -> None:
         """Wake the claimer at an instant, unless an earlier alarm does it anyway.

@@ -280,6 +280,20 @@ class WorkerView(_Value, frozen=True, kw_only=True):
     fenced: bool
 
 
+class Look(msgspec.Struct, frozen=True):
+    """What a worker has to see all the time, as it was at one moment.
+
+    Attributes:
+        now: the database's clock, in microseconds.
+        position: that of the last event; where it is the same, nothing has changed.
+        next_due: when the earliest timer is due; None when there is none.
+    """
+
+    now: int
+    position: int
+    next_due: int | None
+
+
 class Ledger(Protocol):
     """State, behind one door. See the module's docstring for the contract."""
 
@@ -337,8 +351,8 @@ class Ledger(Protocol):
         """Return event type -> number in the log."""
         ...
 
-    async def next_due(self) -> int | None:
-        """Return when the earliest timer is due, or None when there is none."""
+    async def look(self) -> Look:
+        """Return what tells whether anything has changed, in one read."""
         ...
 
     async def has_work(

@@ -14,7 +14,7 @@ from orchd.interfaces import TaskStatus
 from orchd.ledger.claims import served_queues
 from orchd.ledger.dialects import Dialect
 from orchd.ledger.leases import SELECT_WORKERS, worker_view
-from orchd.ledger.port import QueueView, TaskFilter, TaskPage, WorkerView
+from orchd.ledger.port import Look, QueueView, TaskFilter, TaskPage, WorkerView
 from orchd.ledger.rows import (
     BREAKER_COLUMNS,
     QUEUE_COLUMNS,
@@ -32,6 +32,10 @@ from orchd_eventstore import EventStore
 _TASK = f"SELECT {columns(TASK_COLUMNS)} FROM tasks"
 _HELD = f"{_TASK} WHERE status = 'in_progress' AND worker = ? ORDER BY id LIMIT ?"
 _CANCELLED = "SELECT id FROM tasks WHERE cancel_requested AND worker = ? ORDER BY id"
+_LOOK = "SELECT position, (SELECT min(due_at) FROM timers) FROM log_head"
+_LOOK_WITH_CLOCK = _LOOK.replace(
+    "SELECT", "SELECT (extract(epoch FROM clock_timestamp()) * 1000000)::bigint,", 1
+)
 _BREAKERS = f"SELECT {columns(BREAKER_COLUMNS)} FROM breakers ORDER BY name"
 _QUEUES = f"SELECT {columns(QUEUE_COLUMNS)} FROM queues ORDER BY name"
 _COUNTERS = "SELECT name, value FROM counters WHERE substr(name, 1, ?) = ?"
@@ -166,10 +170,11 @@ class Reads:
 
     # --- work to do -------------------------------------------------------------------
 
-    def next_due(self) -> int | None:
-        """Return when the earliest timer is due."""
-        due: int | None = self._rows("SELECT min(due_at) FROM timers")[0][0]
-        return due
+    def look(self) -> Look:
+        """Return the clock, the end of the log and the earliest timer."""
+        if self._dialect.is_postgresql:
+            return Look(*self._rows(_LOOK_WITH_CLOCK)[0])
+        return Look(self._store.now(), *self._rows(_LOOK)[0])
 
     def has_work(
         self, executors: Sequence[str], verifiers: Sequence[str], queues: Sequence[str]

@@ -19,6 +19,7 @@ from orchd.ledger.port import (
     Bodies,
     LedgerUnavailable,
     LogEntry,
+    Look,
     Outcome,
     QueueView,
     Request,
@@ -206,8 +207,8 @@ class SQLLedger:
     async def breakers(self) -> list[BreakerState]:
         return await self._read(self._reads.breakers)
 
-    async def next_due(self) -> int | None:
-        return await self._read(self._reads.next_due)
+    async def look(self) -> Look:
+        return await self._read(self._reads.look)
 
     async def has_work(
         self,

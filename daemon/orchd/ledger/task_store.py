@@ -26,6 +26,7 @@ from orchd.ledger.port import (
     ClaimedTask,
     ClaimTasks,
     LogEntry,
+    Look,
     Outcome,
     QueueSet,
     QueueView,
@@ -415,9 +416,10 @@ class TaskStoreLedger:
         """Return nothing: there is no log."""
         return {}
 
-    async def next_due(self) -> int | None:
-        """Return when the first waiting task may go on."""
-        return min(self._waiting.values(), default=None)
+    async def look(self) -> Look:
+        """Return when the first waiting task may go on; there is no log."""
+        due = min(self._waiting.values(), default=None)
+        return Look(now=await self.now(), position=0, next_due=due)
 
     async def has_work(
         self,

@@ -58,7 +58,7 @@ async def other_worker(harness: Harness) -> Hand:
 
 async def is_promoted(harness: Harness) -> bool:
     """Tell whether the only timer has been taken from the timers."""
-    return await harness.ledger.next_due() is None
+    return (await harness.ledger.look()).next_due is None
 
 
 # --- claims ---------------------------------------------------------------------------

@@ -8,10 +8,12 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, cast
 
 import pytest
+from msgspec.structs import replace
 
 from orchd.config.instants import format_instant
 from orchd.executors.port import Deferred, ExecutorAnswer, RunContext, Success
 from orchd.interfaces import TaskStatus
+from orchd.ledger.port import Look
 from orchd.system import MICROSECONDS_PER_SECOND, RealSystem
 from support.engines import Harness, ScriptedExecutor, data_of, settings_for, until
 from support.machines import SleepingMachine
@@ -123,12 +125,17 @@ class ShiftedClock:
     """Turns the clock of a harness's database."""
 
     def __init__(self, harness: Harness) -> None:
-        self._now = harness.ledger.now
+        self._now, self._look = harness.ledger.now, harness.ledger.look
         self.shift = 0
-        cast(Any, harness.ledger).now = self.now
+        ledger = cast(Any, harness.ledger)
+        ledger.now, ledger.look = self.now, self.look
 
     async def now(self) -> int:
         return await self._now() + self.shift
+
+    async def look(self) -> Look:
+        look = await self._look()
+        return replace(look, now=look.now + self.shift)
 
 
 @pytest.mark.parametrize("jump_days", [1, -1])

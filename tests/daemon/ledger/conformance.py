@@ -254,9 +254,18 @@ class LedgerConformance:
         due = hand.now() + MINUTE
         await hand.submit("a", run_at=due)
         assert await hand.claim_ids() == []
-        assert await hand.ledger.next_due() == due
+        assert (await hand.ledger.look()).next_due == due
         assert await hand.claim_ids(now=due) == ["a"]
-        assert await hand.ledger.next_due() is None
+        assert (await hand.ledger.look()).next_due is None
+
+    async def test_a_look_sees_the_clock_and_the_end_of_the_log(self, hand: Hand) -> None:
+        before = await hand.ledger.look()
+        await hand.submit("a")
+        after = await hand.ledger.look()
+        assert (before.position, after.position) == (0, 1)
+        assert before.next_due is None
+        assert after.now == pytest.approx(await hand.ledger.now(), abs=MINUTE)
+        assert after.now >= before.now
 
     async def test_a_task_that_waits_for_its_time_can_be_cancelled(
         self, hand: Hand
@@ -264,7 +273,7 @@ class LedgerConformance:
         due = hand.now() + MINUTE
         await hand.submit("a", run_at=due)
         await hand.acted("a", c.Cancel(now=hand.now()))
-        assert await hand.ledger.next_due() is None
+        assert (await hand.ledger.look()).next_due is None
         assert await hand.claim_ids(now=due) == []
 
     # --- transitions ------------------------------------------------------------------
