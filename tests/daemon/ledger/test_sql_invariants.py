@@ -259,6 +259,22 @@ async def test_two_workers_never_claim_the_same_task(postgres_url: str) -> None:
         await hand.ledger.close()
 
 
+async def test_a_claim_passes_over_a_task_that_somebody_else_holds(
+    postgres_url: str,
+) -> None:
+    hand = Hand(make(postgres_url))
+    await hand.register()
+    for name in "ab":
+        await hand.submit(name)
+    with connected(postgres_url) as holder:
+        holder.exec_driver_sql("SELECT 1 FROM tasks WHERE id = 'a' FOR UPDATE")
+        claim = asyncio.create_task(hand.claim_ids())
+        in_time, _ = await asyncio.wait((claim,), timeout=5)
+    assert in_time, "a claim waits for a task that somebody else holds"
+    assert await claim == ["b"]
+    await hand.ledger.close()
+
+
 async def test_a_limit_is_exact_with_four_claimers(postgres_url: str) -> None:
     hands = [Hand(make(postgres_url), f"w{number}") for number in range(4)]
     for hand in hands:
