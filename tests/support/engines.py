@@ -100,11 +100,13 @@ STUBBORN_SECONDS = 30.0
 class StubbornVerdict:
     """A verifier's answer that ignores every cancellation until it is released.
 
+    Then it passes, or raises the error that it was given.
     It gives in after `STUBBORN_SECONDS`, so that a test that fails ends all the same.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, error: BaseException | None = None) -> None:
         self.released = asyncio.Event()
+        self._error = error
 
     async def __call__(self) -> Passed:
         loop = asyncio.get_running_loop()
@@ -113,6 +115,8 @@ class StubbornVerdict:
             with suppress(asyncio.CancelledError, TimeoutError):
                 async with asyncio.timeout_at(end):
                     await self.released.wait()
+        if self._error is not None:
+            raise self._error
         return Passed()
 
 

@@ -13,7 +13,7 @@ from orchd.breakers import BreakerState
 from orchd.interfaces import TaskStatus
 from orchd.ledger.claims import served_queues
 from orchd.ledger.dialects import Dialect
-from orchd.ledger.leases import SELECT_WORKERS, worker_view
+from orchd.ledger.leases import POSTGRESQL_NOW, SELECT_WORKERS, worker_view
 from orchd.ledger.port import Look, QueueView, TaskFilter, TaskPage, WorkerView
 from orchd.ledger.rows import (
     BREAKER_COLUMNS,
@@ -32,10 +32,8 @@ from orchd_eventstore import EventStore
 _TASK = f"SELECT {columns(TASK_COLUMNS)} FROM tasks"
 _HELD = f"{_TASK} WHERE status = 'in_progress' AND worker = ? ORDER BY id LIMIT ?"
 _CANCELLED = "SELECT id FROM tasks WHERE cancel_requested AND worker = ? ORDER BY id"
-_LOOK = "SELECT position, (SELECT min(due_at) FROM timers) FROM log_head"
-_LOOK_WITH_CLOCK = _LOOK.replace(
-    "SELECT", "SELECT (extract(epoch FROM clock_timestamp()) * 1000000)::bigint,", 1
-)
+_LOOK = "SELECT {now}, position, (SELECT min(due_at) FROM timers) FROM log_head"
+_LOOK_POSTGRESQL, _LOOK_SQLITE = (_LOOK.format(now=now) for now in (POSTGRESQL_NOW, "?"))
 _BREAKERS = f"SELECT {columns(BREAKER_COLUMNS)} FROM breakers ORDER BY name"
 _QUEUES = f"SELECT {columns(QUEUE_COLUMNS)} FROM queues ORDER BY name"
 _COUNTERS = "SELECT name, value FROM counters WHERE substr(name, 1, ?) = ?"
@@ -173,8 +171,10 @@ class Reads:
     def look(self) -> Look:
         """Return the clock, the end of the log and the earliest timer."""
         if self._dialect.is_postgresql:
-            return Look(*self._rows(_LOOK_WITH_CLOCK)[0])
-        return Look(self._store.now(), *self._rows(_LOOK)[0])
+            [row] = self._rows(_LOOK_POSTGRESQL)
+        else:
+            [row] = self._rows(_LOOK_SQLITE, self._store.now())
+        return Look(*row)
 
     def has_work(
         self, executors: Sequence[str], verifiers: Sequence[str], queues: Sequence[str]

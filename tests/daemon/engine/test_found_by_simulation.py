@@ -237,11 +237,15 @@ async def test_a_body_that_lets_go_at_the_last_moment_is_not_left_behind(
     assert events == ["submitted", "started", "executed", "verified", "completed"]
 
 
-async def test_a_run_whose_result_is_rejected_ends_although_it_has_reported_its_end(
-    start: Open, database_url: str
+@pytest.mark.parametrize(
+    ("error", "end"), [(None, "retried"), (asyncio.CancelledError(), "released")]
+)
+async def test_a_run_whose_result_is_rejected_ends_once_although_its_end_is_on_its_way(
+    start: Open, database_url: str, error: BaseException | None, end: str
 ) -> None:
-    """That end rested on the result and was refused too, so the run had none at all."""
-    verdict, answers = StubbornVerdict(), asyncio.Event()
+    """One that rested on the result was refused too, so the run had none at all; one that
+    stood without it was reported again."""
+    verdict, answers = StubbornVerdict(error), asyncio.Event()
     judge = ScriptedVerifier([verdict], inline=True)
     settings = settings_for(database_url, kill_grace_seconds=0.0)
     harness = await start(ScriptedExecutor(), verifiers=[judge], settings=settings)
@@ -269,7 +273,7 @@ async def test_a_run_whose_result_is_rejected_ends_although_it_has_reported_its_
     harness.engine.resume_claims()
     await harness.settle()
     assert await harness.event_types("a") == [
-        *("submitted", "started", "retried"),
+        *("submitted", "started", end),
         *("started", "completed"),
     ]
 
