@@ -109,11 +109,15 @@ class LedgerWatch(Service):
         at = loop.time() + max(0.0, wait)
         if self._alarm is None or at < self._alarm.when():
             self._drop_alarm()
-            self._alarm = loop.call_at(at, self._ring)
+            self._alarm = loop.call_at(at, self._ring, due)
 
-    def _ring(self) -> None:
+    def _ring(self, due: int) -> None:
         self._alarm = None
-        self._engine.wake()
+        if due > self._engine.clock.now():
+            # The clock was set back a little since; woken now, the claimer finds nothing.
+            self.note_due(due)
+        else:
+            self._engine.wake()
 
     def _drop_alarm(self) -> None:
         alarm, self._alarm = self._alarm, None

@@ -93,6 +93,24 @@ async def test_an_alarm_outlives_a_claim_of_somebody_who_cannot_execute_the_task
     assert (await harness.task("a")).status is TaskStatus.COMPLETED
 
 
+async def test_an_alarm_that_rings_early_by_a_clock_that_was_corrected_rings_again(
+    start: Open, no_poll: None
+) -> None:
+    """It was given up, and what had no timer any more waited for the next poll."""
+    harness = await start(ScriptedExecutor())
+    hand, clock = await other_worker(harness), harness.engine.clock
+    due = clock.now() + 900_000
+    await harness.submit("a", run_at=due)
+    await harness.engine._watch.tick()
+    assert await hand.claim(executors=(), verifiers=(), now=due) == []
+    assert await is_promoted(harness)
+    await harness.engine._watch.stop()
+    harness.engine._watch.note_due(due)
+    clock._offset -= 300_000
+    await harness.settle()
+    assert (await harness.task("a")).status is TaskStatus.COMPLETED
+
+
 async def test_a_task_that_another_clock_made_ready_too_early_is_found(
     start: Open,
 ) -> None:
