@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from orchd import Client
-from orchd.client import Unavailable
+from orchd.client import Unavailable, Unreachable
 
 HERE = Path(__file__).resolve().parent
 ORCHD = Path(sys.executable).with_name("orchd")
@@ -111,8 +111,10 @@ def serve(orchd: Orchd, directory: Path, total: int) -> int:
         return daemon.wait()
     token = (directory / "orchd.db.token").read_text().strip()
     with Client(url, token=token) as client:
+        done = 0
         while daemon.poll() is None:
-            show_progress(done_of(client), total, started)
+            done = done_of(client, done)
+            show_progress(done, total, started)
             with contextlib.suppress(subprocess.TimeoutExpired):
                 daemon.wait(timeout=2)
     show_progress(total, total, started)
@@ -120,12 +122,13 @@ def serve(orchd: Orchd, directory: Path, total: int) -> int:
     return daemon.returncode
 
 
-def done_of(client: Client) -> int:
-    """Return how many tasks have ended; what was last known while the daemon stops."""
+def done_of(client: Client, known: int) -> int:
+    """Return how many tasks have ended; what was known while the daemon stops."""
     try:
         queues = client.request("GET", "/v1/queues")["items"]
-    except Unavailable:
-        return 0
+    except (Unavailable, Unreachable):
+        # Between its last task and its end it takes no requests, and then no connections.
+        return known
     return sum(
         queue["depth"].get(s, 0) for queue in queues for s in ("completed", "failed")
     )
