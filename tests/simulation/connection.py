@@ -42,6 +42,8 @@ class Sea:
         self.weather = weather
         self.chance = chance
         self.down_until = 0.0
+        self.read_only_until = 0.0
+        """Until when writes are refused and reads are answered: a full disk, a standby."""
         self.is_black_hole = False
         """Whether calls hang while the database is down, instead of being refused."""
         self.was_black_hole = False
@@ -110,6 +112,11 @@ class Connection:
         """Whether the database cannot be reached from here."""
         return self._world.now < max(self._sea.down_until, self.cut_until)
 
+    @property
+    def is_read_only(self) -> bool:
+        """Whether nothing can be written from here."""
+        return self.is_down or self._world.now < self._sea.read_only_until
+
     def heal(self) -> None:
         """Let nothing that was prepared go wrong any more."""
         self.cut_until = min(self.cut_until, self._world.now)
@@ -156,7 +163,7 @@ class Connection:
         weather, chance = self._sea.weather, self._sea.chance
         if self.odd and not kinds[0].startswith("lease/"):
             return self.odd.pop()
-        if self.is_down:
+        if self.is_read_only:
             return Fate.LOST
         if not self._is_struck(weather.write_error_rate):
             return Fate.ANSWERED
@@ -176,8 +183,8 @@ class Connection:
             self._sea.writes_on_their_way += 1
             self._late.setdefault(flight.command_id, []).append(flight)
             self._world.after(delay + late, lambda: self._apply_late(flight))
-        elif fate is Fate.ANSWERED and self.is_down:
-            # The database went away while the write was on its way.
+        elif fate is Fate.ANSWERED and self.is_read_only:
+            # The database refused writes, or went away, while this one was on its way.
             if self._sea.chance.random() < 0.5:
                 self._apply(flight)
             self._refuse(answer, delay)

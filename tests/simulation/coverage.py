@@ -70,9 +70,15 @@ def _places(node: ast.AST) -> Iterator[tuple[int, int]]:
         yield node.lineno, node.col_offset
     elif isinstance(node, ast.AsyncWith):
         for item in node.items:
-            yield item.context_expr.lineno, item.context_expr.col_offset
+            # A time limit is entered and left without suspending.
+            if not _is_time_limit(item.context_expr):
+                yield item.context_expr.lineno, item.context_expr.col_offset
     elif isinstance(node, ast.comprehension) and node.is_async:
         yield node.iter.lineno, node.iter.col_offset
+
+
+def _is_time_limit(context: ast.expr) -> bool:
+    return ast.unparse(context).startswith("asyncio.timeout(")
 
 
 @lru_cache(maxsize=1)

@@ -156,7 +156,8 @@ class Life:
 
     async def _live(self) -> None:
         try:
-            await self.engine.start()
+            # What leaves when it is idle is what a library call runs, and starts like it.
+            await self.engine.start(recover_first=self.daemon.leaves_when_idle)
             await self._serve()
         except (LedgerUnavailable, Unforeseen):
             self._leave()

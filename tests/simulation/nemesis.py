@@ -181,6 +181,11 @@ class Nemesis:
         sea.was_black_hole |= sea.is_black_hole
         sea.down_until = self._world.now + self._outage_seconds()
 
+    def _read_only(self) -> None:
+        # Long enough for leases to run out while everybody still sees that they do.
+        seconds = self._chance.uniform(0.5, 3.0) * self._simulation.plan.lease_seconds
+        self._simulation.sea.read_only_until = self._world.now + seconds
+
     def _partition(self) -> None:
         life = self._life()
         if life is not None:
@@ -212,6 +217,7 @@ _STRIKES: dict[Fault, Callable[[Nemesis], None]] = {
     Fault.WALL_JUMP: Nemesis._wall_jump,
     Fault.DATABASE_JUMP: Nemesis._database_jump,
     Fault.OUTAGE: Nemesis._outage,
+    Fault.READ_ONLY: Nemesis._read_only,
     Fault.PARTITION: Nemesis._partition,
     Fault.DEPENDENCY_DOWN: Nemesis._dependency_down,
     Fault.RELOAD: Nemesis._reload,

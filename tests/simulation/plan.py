@@ -56,6 +56,7 @@ class Fault(StrEnum):
     WALL_JUMP = "wall jump"
     DATABASE_JUMP = "database jump"
     OUTAGE = "outage"
+    READ_ONLY = "read only"
     PARTITION = "partition"
     DEPENDENCY_DOWN = "dependency down"
     RELOAD = "reload"
@@ -105,6 +106,7 @@ _FAULT_WEIGHTS = {
     Fault.WALL_JUMP: 1.0,
     Fault.DATABASE_JUMP: 1.0,
     Fault.OUTAGE: 1.5,
+    Fault.READ_ONLY: 1.0,
     Fault.PARTITION: 1.5,
     Fault.DEPENDENCY_DOWN: 1.5,
     Fault.RELOAD: 1.5,

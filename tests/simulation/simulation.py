@@ -175,7 +175,8 @@ class Simulation:
         if not self.plan.weather.is_faithful or self.checker.is_loss_foreseen():
             return False
         way = life.connection
-        away = max(way.cut_until, way.hung_until, self.sea.down_until)
+        sea_until = max(self.sea.down_until, self.sea.read_only_until)
+        away = max(way.cut_until, way.hung_until, sea_until)
         # What found the database away is repeated only after a pause.
         return max(life.process.thawed_at, away + REPEAT_SECONDS[-1]) < since
 
@@ -220,6 +221,7 @@ class Simulation:
     def _heal(self) -> None:
         self.is_calm = self.sea.calm = True
         self.sea.down_until = min(self.sea.down_until, self.world.now)
+        self.sea.read_only_until = min(self.sea.read_only_until, self.world.now)
         if self.world.tracing:
             self.world.trace("faults stop")
         self.theatre.heal()
