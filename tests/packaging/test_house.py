@@ -1,6 +1,7 @@
 """The house rules that no linter knows: layers, sizes, words, pins, lazy imports."""
 
 import ast
+import importlib.util
 import os
 import re
 import shutil
@@ -272,3 +273,12 @@ def test_the_scenarios_of_chaos_have_their_full_size() -> None:
     assert "ORCHD_CHAOS=full " in ran.stdout
     told = (ROOT / "tests" / "chaos" / "sizes.py").read_text()
     assert 'os.environ.get("ORCHD_CHAOS", "") == "full"' in told
+
+
+def test_what_is_installed_is_compiled() -> None:
+    """Otherwise each start compiles it, wherever nothing may be written later."""
+    for name in ("sqlalchemy.sql.compiler", "uvicorn.config", "alembic.config"):
+        found = importlib.util.find_spec(name)
+        assert found is not None
+        assert found.cached is not None
+        assert Path(found.cached).is_file(), name
