@@ -19,6 +19,10 @@ RENEWALS_PER_LEASE = 3
 RETRIES_PER_LEASE = 24
 """A renewal that failed is repeated so often. At the pace of renewals, two short outages
 would be enough to lose a lease, if each fell on one."""
+LEASES_PER_GAP = 1 / 2
+"""Renewals further apart than this part of a lease leave a gap. Whoever is about to renew
+when nothing can be written any more has two thirds of its lease left, and loses it after
+that; by then this worker has a gap itself."""
 REGISTRATION_SECONDS = 1.0
 """How long a stop waits for the row of a lease that is being taken."""
 
@@ -65,11 +69,15 @@ class LeaseKeeper(Service):
 
     @property
     def held_seconds(self) -> float:
-        """For how long the lease has been held without a gap; 0 when it is not held."""
-        if not self.is_current:
-            # The machine may have slept through its end, and the alarm is yet to ring.
-            return 0.0
-        return self._system.monotonic() - self._held_since
+        """For how long the lease has been renewed without a gap; 0 in a gap.
+
+        As long as there was none, the database took writes, from others as well.
+        """
+        now = self._system.monotonic()
+        return 0.0 if self._is_gap(now) else now - self._held_since
+
+    def _is_gap(self, now: float) -> bool:
+        return now - self._renewed > self._lease_seconds * LEASES_PER_GAP
 
     @property
     def is_current(self) -> bool:
@@ -85,7 +93,7 @@ class LeaseKeeper(Service):
         await self._clock.synchronise()
         asked = self._system.monotonic()
         await self._ledger.register_worker(self._dated(self.worker), self._lease_seconds)
-        self._held_since = asked
+        self._held_since = self._system.monotonic()
         self._note_renewed(asked)
 
     async def stop(self) -> None:
@@ -116,11 +124,12 @@ class LeaseKeeper(Service):
         if not await self._ledger.renew_worker(self.worker.id, self._lease_seconds):
             await self._start_over()
             return
-        regained = not self.is_current
+        answered, regained = self._system.monotonic(), not self.is_current
+        if self._is_gap(answered):
+            self._held_since = answered
         # Counted from before the question: the database may have answered late.
         self._note_renewed(asked)
         if regained:
-            self._held_since = asked
             self._on_regained()
         await self._clock.synchronise()
 
@@ -146,7 +155,6 @@ class LeaseKeeper(Service):
         if self.is_current:
             self._set_alarm()
         else:
-            self._held_since = self._system.monotonic()
             self._on_expired()
 
     async def _start_over(self) -> None:

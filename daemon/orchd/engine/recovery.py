@@ -40,9 +40,9 @@ class Recovery(Service):
 
     A worker is dead when nobody else can write to the ledger, when it ran on this machine
     since the last boot and its process is gone, or when its lease has run out, some looks
-    in a row found no sign of it, and this worker has itself held a lease for as long. It
-    is fenced first, so that it cannot claim any more; then its tasks are released in
-    batches; then its row is removed.
+    in a row found no sign of it, and this worker has itself renewed its own for as long
+    without a gap, so that it was no fault of the database. It is fenced first, so that it
+    cannot claim any more; then its tasks are released in batches; then its row is removed.
 
     It also looks for tasks that this worker holds without running them: an error that
     nobody foresaw, between a claim or an end and its commit, must not strand a task.

@@ -520,5 +520,19 @@ async def test_a_lease_that_ran_out_unheard_is_not_held(start: Open) -> None:
     assert lease.held_seconds == 0.0
 
 
+async def test_a_lease_that_could_not_be_renewed_for_a_while_is_held_anew(
+    start: Open,
+) -> None:
+    """The database took no writes, and the lease of somebody who had renewed a little
+    earlier ran out; it was declared dead by one whose own lease had not."""
+    lease = (await start(ScriptedExecutor())).engine.lease
+    lease._held_since -= NEVER_SECONDS
+    lease._renewed -= 0.6 * lease._lease_seconds
+    assert lease.is_current
+    assert lease.held_seconds == 0.0
+    await lease.tick()
+    assert 0.0 <= lease.held_seconds < NEVER_SECONDS
+
+
 def _released(harness: Harness) -> bool:
     return not harness.engine.lease.is_current
