@@ -143,15 +143,24 @@ class Database:
 
     # --- tasks ------------------------------------------------------------------------
 
-    def _submit(self, request: SubmitTask, command_id: str) -> Outcome:
+    def taken(self, request: SubmitTask) -> Outcome | None:
+        """Return how a submission ends because its id or key is taken, if one is."""
+        task = self.tasks.get(request.task_id)
+        if task is not None:
+            return _resubmitted(request, task, "id_conflict")
         submitted = request.command.submitted
-        taken = self.tasks.get(request.task_id)
-        if taken is not None:
-            return _resubmitted(request, taken, "id_conflict")
         key = submitted.idempotency_key
         if key is not None and (submitted.namespace, key) in self._keys:
-            taken = self.tasks[self._keys[submitted.namespace, key]]
-            return _resubmitted(request, taken, "key_conflict")
+            task = self.tasks[self._keys[submitted.namespace, key]]
+            return _resubmitted(request, task, "key_conflict")
+        return None
+
+    def _submit(self, request: SubmitTask, command_id: str) -> Outcome:
+        taken = self.taken(request)
+        if taken is not None:
+            return taken
+        submitted = request.command.submitted
+        key = submitted.idempotency_key
         outcome = self._apply(None, request, command_id)
         if isinstance(outcome, Refusal):
             return outcome

@@ -23,6 +23,7 @@ from orchd.ledger.port import (
     RecordDaemon,
     Request,
     SetQueue,
+    SubmitTask,
     TaskFilter,
     TaskPage,
     WorkerView,
@@ -180,6 +181,9 @@ class SimulatedLedger:
 
     async def task(self, task_id: str) -> TaskState | None:
         return await self._route.read(lambda: self.database.tasks.get(task_id))
+
+    async def taken(self, requests: Sequence[SubmitTask]) -> list[Outcome | None]:
+        return await self._route.read(lambda: list(map(self.database.taken, requests)))
 
     async def bodies(self, state: TaskState) -> Bodies:
         [bodies] = await self._route.read(

@@ -327,6 +327,10 @@ class Ledger(Protocol):
 
     async def task(self, task_id: str) -> TaskState | None: ...
 
+    async def taken(self, requests: Sequence[SubmitTask]) -> list[Outcome | None]:
+        """Say how each would end because its id or key is taken; None if both are free."""
+        ...
+
     async def bodies(self, state: TaskState) -> Bodies: ...
 
     async def tasks(

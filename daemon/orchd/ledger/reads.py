@@ -14,7 +14,15 @@ from orchd.interfaces import TaskStatus
 from orchd.ledger.claims import served_queues
 from orchd.ledger.dialects import Dialect
 from orchd.ledger.leases import POSTGRESQL_NOW, SELECT_WORKERS, worker_view
-from orchd.ledger.port import Look, QueueView, TaskFilter, TaskPage, WorkerView
+from orchd.ledger.port import (
+    Look,
+    Outcome,
+    QueueView,
+    SubmitTask,
+    TaskFilter,
+    TaskPage,
+    WorkerView,
+)
 from orchd.ledger.rows import (
     BREAKER_COLUMNS,
     QUEUE_COLUMNS,
@@ -25,6 +33,7 @@ from orchd.ledger.rows import (
     queue_state,
     task_state,
 )
+from orchd.ledger.submissions import Taken, lookups
 from orchd.queues import QueueState
 from orchd.tasks.state import TaskState
 from orchd_eventstore import EventStore
@@ -76,6 +85,15 @@ class Reads:
         """Return a task, or None when there is no such id."""
         rows = self._rows(f"{_TASK} WHERE id = ?", task_id)
         return task_state(rows[0]) if rows else None
+
+    def taken(self, requests: Sequence[SubmitTask]) -> list[Outcome | None]:
+        """Return how submissions would end because of tasks that there are."""
+        by_id, by_key = (
+            self._rows(text, *parameters)
+            for text, parameters in lookups(self._dialect, requests)
+        )
+        found = Taken(by_id, by_key)
+        return [found.outcome(request) for request in requests]
 
     def tasks(self, wanted: TaskFilter, limit: int, cursor: str | None) -> TaskPage:
         """List tasks, newest first; `ValueError` for a cursor that none gave."""

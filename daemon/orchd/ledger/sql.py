@@ -23,6 +23,7 @@ from orchd.ledger.port import (
     Outcome,
     QueueView,
     Request,
+    SubmitTask,
     TaskFilter,
     TaskPage,
     WorkerView,
@@ -167,6 +168,9 @@ class SQLLedger:
 
     async def task(self, task_id: str) -> TaskState | None:
         return await self._read(self._reads.task, task_id)
+
+    async def taken(self, requests: Sequence[SubmitTask]) -> list[Outcome | None]:
+        return await self._read(self._reads.taken, requests)
 
     async def bodies(self, state: TaskState) -> Bodies:
         [bodies] = await self._read(load_bodies, [state], self.store.blobs)

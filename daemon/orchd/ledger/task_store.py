@@ -35,6 +35,7 @@ from orchd.ledger.port import (
     Refusal,
     Request,
     SetQueue,
+    SubmitTask,
     TaskFilter,
     TaskPage,
     WorkerView,
@@ -376,6 +377,10 @@ class TaskStoreLedger:
         """Return what is known of a task that runs or waits here."""
         running = self._running.get(task_id)
         return self._memory.get(task_id) if running is None else running.state
+
+    async def taken(self, requests: Sequence[SubmitTask]) -> list[Outcome | None]:
+        """Return nothing: whether an id is free is for the store to know."""
+        return [None] * len(requests)
 
     async def bodies(self, state: TaskState) -> Bodies:
         """Return the texts of a task."""

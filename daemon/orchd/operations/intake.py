@@ -101,13 +101,15 @@ class Intake:
     async def submit_all(self, batch: Sequence[Prepared], caller: Caller) -> list[Accepted]:
         """Send several, all or nothing; raises what `submit` raises."""
         _check_repetitions(batch)
-        for prepared in batch:
-            await self._check_free(prepared)
+        found = await self._ledger.taken([prepared.request for prepared in batch])
+        for prepared, taken in zip(batch, found, strict=True):
+            if taken is not None:
+                _accepted(prepared, taken)
         outcomes = await self._commit([prepared.request for prepared in batch])
         try:
             return list(map(_accepted, batch, outcomes))
         except OperationError:
-            # Somebody took one of the ids after it was looked up. What got in with this
+            # Somebody took an id or a key after it was looked up. What got in with this
             # batch is taken back before anything is said.
             await self._take_back(batch, outcomes, caller)
             raise
@@ -124,15 +126,6 @@ class Intake:
             except OperationError as error:
                 answers.append(error)
         return answers
-
-    async def _check_free(self, prepared: Prepared) -> None:
-        if prepared.resolved.task_id is None:
-            return
-        state = await self._ledger.task(prepared.request.task_id)
-        if state is None:
-            return
-        if state.body_hash != prepared.resolved.submitted.body_hash:
-            raise _taken(prepared)
 
     async def _take_back(
         self, batch: Sequence[Prepared], outcomes: Sequence[Outcome], caller: Caller

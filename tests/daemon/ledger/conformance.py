@@ -65,6 +65,23 @@ class LedgerConformance:
             hand.submission("c", idempotency_key="k", body_hash="else")
         )
         assert refusal(other) == "key_conflict"
+
+    async def test_what_is_taken_is_told_beforehand(self, hand: Hand) -> None:
+        first = await hand.submit("a", idempotency_key="k", body_hash="same")
+        asked = [
+            hand.submission("a", body_hash="same"),
+            hand.submission("a", body_hash="other"),
+            hand.submission("b", idempotency_key="k", body_hash="other"),
+            hand.submission("b", idempotency_key="free"),
+        ]
+        same, by_id, by_key, free = await hand.ledger.taken(asked)
+        assert same == Submitted(state=first, created=False)
+        assert by_id is not None
+        assert refusal(by_id) == "id_conflict"
+        assert by_key is not None
+        assert refusal(by_key) == "key_conflict"
+        assert free is None
+        assert await hand.ledger.task("b") is None
         assert await hand.ledger.task("b") is None
 
     async def test_equal_submissions_in_one_batch_make_one_task(self, hand: Hand) -> None:

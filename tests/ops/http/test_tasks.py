@@ -94,6 +94,7 @@ async def test_an_array_is_accepted_as_a_whole(api: API) -> None:
     [
         ({"id": "taken", "description": "other"}, 409),
         ({"idempotency_key": "key", "description": "other"}, 422),
+        ({"id": "own", "idempotency_key": "key", "description": "other"}, 422),
         ({"id": "new-1", "description": "other"}, 409),
         ({"description": 5}, 422),
     ],
