@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import binascii
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
 
@@ -38,6 +38,7 @@ from orchd.queues import QueueState
 from orchd.tasks.state import TaskState
 from orchd_eventstore import EventStore
 
+_Instant = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
 _TASK = f"SELECT {columns(TASK_COLUMNS)} FROM tasks"
 _HELD = f"{_TASK} WHERE status = 'in_progress' AND worker = ? ORDER BY id LIMIT ?"
 _CANCELLED = "SELECT id FROM tasks WHERE cancel_requested AND worker = ? ORDER BY id"
@@ -232,6 +233,9 @@ def _write_cursor(state: TaskState) -> str:
 def _read_cursor(cursor: str) -> tuple[int, str]:
     try:
         text = base64.b64decode(cursor + "=" * (-len(cursor) % 4), b"-_", validate=True)
-        return msgspec.json.decode(text, type=tuple[int, str])
+        created_at, task_id = msgspec.json.decode(text, type=tuple[_Instant, str])
+        if "\0" in task_id:
+            raise ValueError("no id holds NUL")
+        return created_at, task_id
     except (binascii.Error, msgspec.DecodeError, ValueError) as error:
         raise ValueError(f"{cursor!r} is no cursor of a list of tasks") from error

@@ -10,9 +10,11 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from orchd.ledger.port import LedgerUnavailable, LogEntry
 from orchd.operations import Operations
+from orchd.operations.errors import Overloaded
 from orchd.operations.views import event_view
 from orchd_ops.http.calls import NUMBER_MAX, Call
 from orchd_ops.http.limits import Gate
+from orchd_ops.http.problems import problem_of
 
 BATCH_EVENTS = 200
 """Events read, and held in memory, at once for one reader."""
@@ -51,21 +53,27 @@ class EventStream:
         self._after = after
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            with self._gate.enter():
+                await self._stream(scope, receive, send)
+        except Overloaded as error:
+            await problem_of(error, scope["path"])(scope, receive, send)
+
+    async def _stream(self, scope: Scope, receive: Receive, send: Send) -> None:
         start = {"type": "http.response.start", "status": 200, "headers": HEADERS}
-        with self._gate.enter():
-            await send({**start, "headers": list(HEADERS)})
-            if scope["method"] == "HEAD":
-                await send({"type": "http.response.body", "body": b""})
-                return
-            writer = asyncio.ensure_future(self._write(send))
-            leaver = asyncio.ensure_future(_until_gone(receive))
-            try:
-                await asyncio.wait((writer, leaver), return_when=asyncio.FIRST_COMPLETED)
-            finally:
-                for task in (writer, leaver):
-                    task.cancel()
-                    with suppress(asyncio.CancelledError, OSError, TimeoutError):
-                        await task
+        await send({**start, "headers": list(HEADERS)})
+        if scope["method"] == "HEAD":
+            await send({"type": "http.response.body", "body": b""})
+            return
+        writer = asyncio.ensure_future(self._write(send))
+        leaver = asyncio.ensure_future(_until_gone(receive))
+        try:
+            await asyncio.wait((writer, leaver), return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for task in (writer, leaver):
+                task.cancel()
+                with suppress(asyncio.CancelledError, OSError, TimeoutError):
+                    await task
 
     async def _write(self, send: Send) -> None:
         await _send(send, f"retry: {RECONNECT_MILLISECONDS}\n\n".encode())

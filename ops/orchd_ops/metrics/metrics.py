@@ -87,7 +87,11 @@ class Metrics(Observer):
         `orchd_log_reading_age_seconds` tells how old they are.
         """
         await self._refresh()
-        encode, content_type = choose_encoder(accept)
+        try:
+            encode, content_type = choose_encoder(accept)
+        except (TypeError, ValueError):
+            # A version that is no number. The plain format is for everybody.
+            encode, content_type = choose_encoder("")
         return content_type, encode(self.registry)
 
     def forget_reading(self) -> None:

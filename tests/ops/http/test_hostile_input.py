@@ -111,6 +111,8 @@ BAD_QUERIES = [
     "/v1/tasks?stauts=failed",
     "/v1/tasks?cursor=%00",
     "/v1/tasks?cursor=nonsense",
+    "/v1/tasks?cursor=WzEwMDAwMDAwMDAwMDAwMDAwMDAwMDAwMDAwMDAwMDAsIngiXQ",
+    "/v1/tasks?cursor=WzEsIlx1MDAwMCJd",
     "/v1/tasks?queue=%00",
     "/v1/tasks?limit=1&limit=2",
     "/v1/tasks?since=yesterday",

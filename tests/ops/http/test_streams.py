@@ -3,10 +3,11 @@
 import asyncio
 import json
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AbstractContextManager, asynccontextmanager
 
 import pytest
 
+from orchd_ops.http.limits import Gate
 from support.api import API, TOKEN
 
 
@@ -141,3 +142,20 @@ async def test_a_last_event_id_that_is_none_begins_at_the_beginning(
     await api.submit()
     async with reading(api, "", f"Last-Event-ID: {value}") as reader:
         assert await positions(reader, 1) == [1]
+
+
+async def test_a_stream_too_many_is_refused_and_told_when_to_come_back(
+    api: API, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Gate, "enter", _full)
+    answer = await api.http.get("/v1/events")
+    assert (answer.status_code, answer.json()["code"]) == (429, "overloaded")
+    assert int(answer.headers["Retry-After"]) > 0
+
+
+def _full(gate: Gate) -> AbstractContextManager[None]:
+    gate._most = 0
+    return _enter(gate)
+
+
+_enter = Gate.enter

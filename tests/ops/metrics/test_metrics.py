@@ -329,8 +329,10 @@ async def test_openmetrics_is_given_to_who_asks_for_it(watched: Watched) -> None
     content_type, body = await watched.metrics.render(OPENMETRICS)
     assert content_type.startswith("application/openmetrics-text")
     assert body.endswith(b"# EOF\n")
-    content_type, _ = await watched.metrics.render("text/html")
-    assert content_type.startswith("text/plain; version=")
+    strange = "application/openmetrics-text;version=abc"
+    for accept in ("text/html", strange):
+        content_type, _ = await watched.metrics.render(accept)
+        assert content_type.startswith("text/plain; version=")
 
 
 async def test_a_scrape_survives_a_database_that_is_away(
