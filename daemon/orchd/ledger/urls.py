@@ -6,6 +6,7 @@ Imports nothing heavy, because every command of the command line comes through h
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 from urllib.parse import parse_qsl, quote, unquote, urlencode, urlsplit
 
@@ -17,6 +18,7 @@ URL_RULE = (
 _POSTGRES_SCHEMES = frozenset({"postgres", "postgresql", "postgresql+psycopg"})
 _SECRET_PARAMETERS = frozenset({"password", "passfile", "sslpassword"})
 _POSTGRES_PORT = 5432
+_UNENCODED = re.compile(r"(//[^:/@]*):.*@", re.DOTALL)
 
 
 def is_sqlite(url: str) -> bool:
@@ -66,6 +68,10 @@ def masked_url(url: str) -> str:
     except ValueError:
         return "***"
     address = parts.netloc
+    if "@" in url.partition(f"//{address}")[2]:
+        # What ends the address to a parser, such as a slash, may be part of a password
+        # that nobody has encoded.
+        return _UNENCODED.sub(r"\1:***@", url)
     if parts.password is not None:
         user, _, host = address.rpartition("@")
         address = f"{user.partition(':')[0]}:***@{host}"

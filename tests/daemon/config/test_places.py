@@ -66,3 +66,12 @@ def test_passwords_are_masked_wherever_a_url_has_them() -> None:
     assert masked_url("postgresql://me:geheim@h/d") == "postgresql://me:***@h/d"
     assert "geheim" not in masked_url("postgresql://h/d?user=me&password=geheim")
     assert masked_url("sqlite:////a/b.db") == "sqlite:////a/b.db"
+    assert masked_url("sqlite:////a/b:c@d.db") == "sqlite:////a/b:c@d.db"
+
+
+@pytest.mark.parametrize("sign", list("/?#@:%[]"))
+def test_a_password_that_nobody_encoded_is_masked_too(sign: str) -> None:
+    for password in (f"geheim{sign}wort", f"{sign}geheim{sign}wort{sign}"):
+        shown = masked_url(f"postgresql://me:{password}@h:5432/d?sslmode=disable")
+        assert "geheim" not in shown
+        assert "wort" not in shown
