@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Annotated, Any
 
 import msgspec
@@ -128,13 +128,20 @@ def dead_letter_filter(
 class DeadLetters:
     """Acts on the dead letters of one ledger."""
 
-    def __init__(self, ledger: Ledger, commit: Committer, system: System) -> None:
+    def __init__(
+        self,
+        ledger: Ledger,
+        commit: Committer,
+        system: System,
+        now: Callable[[], Awaitable[int]],
+    ) -> None:
         self._ledger = ledger
         self._commit = commit
         self._system = system
+        self._now = now
 
     async def act(
-        self, verb: str, choice: DeadLetterChoice, caller: Caller, now: int
+        self, verb: str, choice: DeadLetterChoice, caller: Caller
     ) -> DeadLetterPage:
         """Requeue or discard (`verb`) what the choice names, one page of it.
 
@@ -145,7 +152,7 @@ class DeadLetters:
         caller = caller._replace(reason=choice.reason)
         rate = None if choice.rate is None else parse_rate(choice.rate)
         size = IDS_MAX if rate is None else max(1, int(rate * PACED_SECONDS))
-        page, cursor = await self._choose(choice, size, now)
+        page, cursor = await self._choose(choice, size)
         if choice.dry_run:
             items = [_would(verb, task_id, state, choice) for task_id, state in page]
             return DeadLetterPage(items=items, next_cursor=cursor, dry_run=True)
@@ -153,7 +160,7 @@ class DeadLetters:
         items = []
         for start in range(0, len(page), step):
             part = [task_id for task_id, _ in page[start : start + step]]
-            items += await self._act(verb, part, choice, caller, now)
+            items += await self._act(verb, part, choice, caller)
             if rate is not None and (cursor or start + step < len(page)):
                 await self._system.sleep(len(part) / rate)
         if choice.ids and choice.cursor is None:
@@ -161,7 +168,7 @@ class DeadLetters:
         return DeadLetterPage(items=items, next_cursor=cursor, dry_run=False)
 
     async def _choose(
-        self, choice: DeadLetterChoice, size: int, now: int
+        self, choice: DeadLetterChoice, size: int
     ) -> tuple[list[tuple[str, TaskState | None]], str | None]:
         if choice.ids:
             start = _offset(choice.cursor)
@@ -174,7 +181,7 @@ class DeadLetters:
             executor=choice.executor,
             error_class=choice.error_class,
             older_than=choice.older_than,
-            now=now,
+            now=await self._now(),
         )
         found: list[tuple[str, TaskState | None]] = []
         cursor = choice.cursor
@@ -201,8 +208,8 @@ class DeadLetters:
         ids: Sequence[str],
         choice: DeadLetterChoice,
         caller: Caller,
-        now: int,
     ) -> list[DeadLetterOutcome]:
+        now = await self._now()
         possible = [task_id for task_id in ids if is_id(task_id)]
         command: Requeue | Discard = Discard(now=now)
         if verb == "requeue":

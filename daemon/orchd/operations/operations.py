@@ -127,7 +127,7 @@ class Operations:
         self._synchronised_at: float | None = None
         self._around: tuple[float, Surroundings] | None = None
         self._intake = Intake(ledger, commit, system)
-        self._dead_letters = DeadLetters(ledger, commit, system)
+        self._dead_letters = DeadLetters(ledger, commit, system, self.now)
         self.upkeep = Upkeep(ledger, commit, system)
 
     def swap_settings(self, settings: Settings) -> None:
@@ -272,7 +272,7 @@ class Operations:
     ) -> DeadLetterPage:
         """`requeue` or `discard` dead letters; see `DeadLetters.act`."""
         choice = read_choice(body)
-        return await self._dead_letters.act(verb, choice, caller, await self.now())
+        return await self._dead_letters.act(verb, choice, caller)
 
     # --- queues, breakers, daemons, the log ---------------------------------------------
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable
 from typing import Any, TypeVar
 
 import click
 
 from orchd.client import NotFound
+from orchd.operations.dead_letters import parse_rate
+from orchd.operations.errors import Invalid
 from orchd_ops.cli.exits import Exit
 from orchd_ops.cli.invocation import invocation
 from orchd_ops.cli.output import say
@@ -18,7 +19,6 @@ from orchd_ops.cli.tasks import summarise
 from orchd_ops.cli.verbs import VerbGroup, examples
 
 COLUMNS = ("id", "queue", "executor", "error_class", "attempts", "updated_at", "summary")
-_RATE = re.compile(r"(\d+(?:\.\d+)?)(?:/s)?", re.ASCII)
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
@@ -44,7 +44,7 @@ def _filters(function: Function) -> Function:
 
 def _action(function: Function) -> Function:
     for option in (
-        click.option("--rate", metavar="N/s", help="At most so many a second."),
+        click.option("--rate", metavar="N/s", help="At most so many a second; N/m, N/h."),
         click.option("--reason", metavar="TEXT", help="Kept in the log."),
         click.option("--dry-run", is_flag=True, help="Only say what would happen."),
     ):
@@ -113,7 +113,7 @@ def _act(
     chosen = [name for name in filters if choice.get(name)]
     if bool(task_ids) == bool(chosen):
         raise click.UsageError(f"{verb} needs IDs or filters (--all, --queue, …), not both")
-    choice["rate"] = _rate(choice.get("rate"))
+    _check_rate(choice.get("rate"))
     call = invocation(context)
     with reached(call, write=not choice.get("dry_run")) as found:
         items = list(
@@ -130,12 +130,11 @@ def _done(verb: str, dry_run: bool) -> str:
     return f"would be {past}" if dry_run else past
 
 
-def _rate(text: str | None) -> float | None:
+def _check_rate(text: str | None) -> None:
     if text is None:
-        return None
-    match = _RATE.fullmatch(text.strip())
-    if match is None or float(match[1]) <= 0:
-        raise click.UsageError(
-            f"--rate must be a number above zero such as 5/s, not {text!r}"
-        )
-    return float(match[1])
+        return
+    try:
+        parse_rate(text)
+    except Invalid as error:
+        rule = error.faults[0].rule
+        raise click.UsageError(f"--rate {rule}, and not {text!r}") from None

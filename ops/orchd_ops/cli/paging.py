@@ -35,7 +35,7 @@ def without_nothing(values: Mapping[str, Any]) -> dict[str, Any]:
     return {
         name: list(value) if isinstance(value, tuple) else value
         for name, value in values.items()
-        if value not in (None, "", (), False)
+        if value not in (None, "", (), {}, False)
     }
 
 

@@ -52,6 +52,28 @@ def test_a_submission_with_an_id_is_idempotent_and_another_one_conflicts(
     assert either.run("submit", "b", "--executor", "echo", "--id", "x").code == 4
 
 
+def test_a_task_of_the_command_line_is_the_one_that_was_sent_without_it(
+    cli: CommandLine,
+) -> None:
+    (cli.directory / "tasks.jsonl").write_text(
+        '{"id": "x", "description": "a", "executor": "echo"}\n'
+    )
+    cli.ok("submit", "--file", "tasks.jsonl")
+    assert cli.ok("submit", "a", "--id", "x", "--executor", "echo").stdout.strip() == "x"
+
+
+def test_dead_letters_are_requeued_no_faster_than_asked(cli: CommandLine) -> None:
+    for name in ("a", "b"):
+        failing = ("--payload", '{"success": false}', "--max-attempts", "1")
+        cli.ok("submit", name, "--id", name, "--executor", "fake", *failing)
+    cli.ok("serve", "--until-idle", "--listen", "127.0.0.1:0")
+    cli.ok("dlq", "requeue", "--all", "--rate", "2/s")
+    events = cli.ok("log", "export", "-o", "jsonl").stdout.splitlines()
+    rows = [json.loads(line) for line in events]
+    first, second = (row for row in rows if row["type"] == "task.requeued")
+    assert second["meta"]["at"] - first["meta"]["at"] >= 400_000  # microseconds
+
+
 def test_queues_are_paused_with_their_reason(either: CommandLine) -> None:
     either.ok("queue", "pause", "q", "--reason", "quota")
     item = either.ok("queue", "list", "-o", "jsonl")
