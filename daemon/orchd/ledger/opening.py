@@ -21,9 +21,9 @@ from orchd.errors import (
     StateMissing,
     StateUnreadable,
 )
-from orchd.ledger.locking import WriterLock
+from orchd.ledger.locking import Owner, WriterLock, has_open, in_use
 from orchd.ledger.urls import canonical_url, is_sqlite, masked_url, sqlite_path
-from orchd.system import System
+from orchd.system import ProcessIdentity, System
 
 if TYPE_CHECKING:
     import sqlalchemy as sa
@@ -102,6 +102,8 @@ def _open_sqlite(
         lock = stack.enter_context(WriterLock(path)) if write else None
         with _readable(str(path)):
             with _sqlite_connection(path, write=write) as connection:
+                if write:
+                    _require_unheld(connection, path, system)
                 _prepare(connection, str(path), create=write and create, migrate=migrate)
             store = EventStore.open(
                 f"sqlite:///{path}", PROJECTIONS, clock=system.now, read_only=not write
@@ -167,6 +169,28 @@ def file_system(directory: Path, mounts: Path = Path("/proc/self/mountinfo")) ->
         if fields.split()[2] == wanted:
             return rest.split()[0]
     return ""
+
+
+def _require_unheld(connection: sa.Connection, path: Path, system: System) -> None:
+    """Refuse a state whose owner is alive though its lock file was removed."""
+    import orchd_migrations as migrations
+
+    if migrations.current(connection) is not None:
+        rows = connection.exec_driver_sql(
+            "SELECT host, boot_id, pid, process_start FROM workers"
+        )
+        own = system.identity()
+        for row in map(ProcessIdentity._make, rows):
+            if (
+                row[:2] == own[:2]
+                and row.pid != own.pid
+                and row.start is not None
+                and system.process_start(row.pid) == row.start
+                and has_open(row.pid, path)
+            ):
+                owner = Owner(host=row.host, pid=row.pid, process_start=row.start)
+                raise in_use(path, owner)
+    connection.rollback()
 
 
 @contextmanager
@@ -273,6 +297,8 @@ def _prepare(connection: sa.Connection, named: str, *, create: bool, migrate: bo
         return
     if found is not None and found not in migrations.REVISIONS:
         raise SchemaTooNew(found, migrations.HEAD)
+    if found is None:
+        _require_nothing_else(connection, named)
     if found is None and not create:
         raise StateMissing(f"no state at {named}; `orchd serve` or a submission makes one")
     if found is not None and not migrate:
@@ -281,6 +307,25 @@ def _prepare(connection: sa.Connection, named: str, *, create: bool, migrate: bo
             "run `orchd db upgrade`"
         )
     migrations.upgrade(connection)
+
+
+def _require_nothing_else(connection: sa.Connection, named: str) -> None:
+    """Refuse a database without a version that is not empty: it is no state of orchd."""
+    import sqlalchemy as sa
+
+    tables = set(sa.inspect(connection).get_table_names()) - {"alembic_version"}
+    connection.rollback()
+    if {"log_head", "tasks"} <= tables:
+        raise StateUnreadable(
+            f"the state at {named} has lost the version of its schema (the row of "
+            "alembic_version); restore a backup, or write back the version that it had"
+        )
+    if tables and connection.dialect.name == "sqlite":
+        some = ", ".join(sorted(tables)[:3])
+        raise StateUnreadable(
+            f"{named} is a SQLite database of something else (it has the tables {some}); "
+            "name a file of its own for orchd"
+        )
 
 
 def _require_unused(connection: sa.Connection, named: str) -> None:

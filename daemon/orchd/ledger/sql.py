@@ -6,13 +6,14 @@ import asyncio
 import functools
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import AbstractContextManager
 from typing import Any, ParamSpec, TypeVar
 
 from orchd.breakers import BreakerState
+from orchd.errors import StateError
 from orchd.ledger.bodies import load_bodies
 from orchd.ledger.dialects import Dialect
 from orchd.ledger.leases import Leases
+from orchd.ledger.locking import WriterLock
 from orchd.ledger.news import NewsHub
 from orchd.ledger.plan import TASK_STREAM
 from orchd.ledger.port import (
@@ -60,7 +61,7 @@ class SQLLedger:
         self,
         store: EventStore,
         dialect: Dialect,
-        lock: AbstractContextManager[Any] | None = None,
+        lock: WriterLock | None = None,
     ) -> None:
         self.store = store
         self.dialect = dialect
@@ -136,7 +137,19 @@ class SQLLedger:
         self, requests: Sequence[Request], *, command_id: str
     ) -> list[Outcome]:
         self._loop = asyncio.get_running_loop()
-        return await self._in(self._writing, self._writer.commit, requests, command_id)
+        return await self._in(self._writing, self._commit, requests, command_id)
+
+    def _commit(self, requests: Sequence[Request], command_id: str) -> list[Outcome]:
+        self._keep_lock()
+        return self._writer.commit(requests, command_id)
+
+    def _keep_lock(self) -> None:
+        if self._lock is None:
+            return
+        try:
+            self._lock.keep()
+        except StateError as error:
+            raise LedgerUnavailable(str(error)) from error
 
     def _ask(self, gate: Callable[[], bool]) -> bool:
         # The gate is the user's and is called where all of the user's code is called.
@@ -159,6 +172,7 @@ class SQLLedger:
             with self.store.connect_reader() as connection:
                 result = connection.exec_driver_sql(statement, tuple(parameters))
                 return [tuple(row) for row in result] if result.returns_rows else []
+        self._keep_lock()
         with self.store.transaction() as transaction:
             rows = transaction.execute(statement, parameters)
             transaction.commit()

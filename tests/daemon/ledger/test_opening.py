@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import os
 import subprocess
@@ -21,7 +22,9 @@ from orchd.errors import (
     StateMissing,
     StateUnreadable,
 )
+from orchd.ledger.locking import WriterLock, current_owner
 from orchd.ledger.opening import file_system, open_ledger
+from orchd.ledger.port import LedgerUnavailable
 from orchd.ledger.sql import SQLLedger
 from orchd.system import RealSystem
 from orchd_eventstore.sqlite import driver
@@ -98,6 +101,82 @@ async def test_the_lock_of_a_killed_process_is_free(path: Path) -> None:
     await opened(f"sqlite:///{path}").close()
 
 
+def remove_lock(path: Path) -> None:
+    Path(f"{path}.lock").unlink()
+
+
+async def test_a_lock_file_that_was_removed_is_made_anew_by_its_owner(path: Path) -> None:
+    ledger = opened(f"sqlite:///{path}")
+    remove_lock(path)
+    await Hand(ledger).submit("a")
+    assert current_owner(path) is not None
+    with pytest.raises(StateLocked):
+        opened(f"sqlite:///{path}")
+    await ledger.close()
+
+
+async def test_who_lost_its_lock_to_another_writes_nothing_until_that_is_gone(
+    path: Path,
+) -> None:
+    ledger = opened(f"sqlite:///{path}")
+    remove_lock(path)
+    with WriterLock(path):
+        with pytest.raises(LedgerUnavailable, match=f"in use by process {os.getpid()}"):
+            await Hand(ledger).submit("a")
+        with pytest.raises(LedgerUnavailable):
+            await ledger.retire_worker("w")
+    await Hand(ledger).submit("a")
+    await ledger.close()
+
+
+_HOLDER = """\
+import asyncio, sys
+from orchd.ledger.opening import open_ledger
+from orchd.ledger.port import WorkerView
+from orchd.system import RealSystem
+system = RealSystem()
+async def hold():
+    ledger = open_ledger(
+        sys.argv[1], system=system, access="write", create=True, migrate=True
+    )
+    here = system.identity()
+    await ledger.register_worker(
+        WorkerView(
+            id="w", host=here.host, boot_id=here.boot_id, pid=here.pid,
+            process_start=here.start, executors=(), verifiers=(), release="1",
+            started_at=1, renewed_at=1, expires_at=1, fenced=False,
+        ),
+        0.001,
+    )
+    print("held", flush=True)
+    sys.stdin.read()
+asyncio.run(hold())
+"""
+
+
+def test_a_living_owner_keeps_its_state_though_its_lock_file_is_gone(path: Path) -> None:
+    """Whoever thinks it is the only writer thinks that all other workers are dead."""
+    url = f"sqlite:///{path}"
+    holder = subprocess.Popen(
+        [sys.executable, "-c", _HOLDER, url],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    with holder:
+        assert holder.stdout is not None
+        assert holder.stdout.readline() == "held\n"
+        remove_lock(path)
+        copy = path.with_name("copy.db")
+        with contextlib.closing(driver().connect(str(path))) as connection:
+            connection.execute("VACUUM INTO ?", (str(copy),))
+        with pytest.raises(StateLocked, match=f"process {holder.pid} on"):
+            opened(url)
+        opened(f"sqlite:///{copy}").close_blocking()
+        holder.kill()
+    opened(url).close_blocking()
+
+
 async def test_another_may_read_while_one_writes(path: Path) -> None:
     writer = opened(f"sqlite:///{path}")
     reader = opened(f"sqlite:///{path}", access="read", create=False)
@@ -111,6 +190,23 @@ def test_a_file_that_is_no_database_is_named(path: Path) -> None:
     path.write_text("something else entirely")
     with pytest.raises(StateUnreadable, match="not a SQLite database"):
         opened(f"sqlite:///{path}")
+
+
+def test_a_database_of_something_else_is_left_alone(path: Path) -> None:
+    with contextlib.closing(driver().connect(str(path))) as connection:
+        connection.execute("CREATE TABLE mine (a)")
+    for access in ("write", "read"):
+        with pytest.raises(StateUnreadable, match=r"of something else.*mine"):
+            opened(f"sqlite:///{path}", access=access)
+
+
+async def test_a_state_without_its_version_is_not_taken_for_none(database_url: str) -> None:
+    await opened(database_url).close()
+    with connected(database_url) as connection:
+        connection.exec_driver_sql("DELETE FROM alembic_version")
+    for access in ("write", "read"):
+        with pytest.raises(StateUnreadable, match="lost the version of its schema"):
+            opened(database_url, access=access)
 
 
 def test_a_directory_is_no_state(tmp_path: Path) -> None:
