@@ -9,7 +9,13 @@ from orchd.engine.run import Run, Stop, Stopped
 from orchd.executors.port import Success
 from orchd.tasks import commands as c
 from orchd.tasks.state import Phase
-from orchd.verifiers.port import Broken, Passed, Rejected, VerifierAnswer
+from orchd.verifiers.port import (
+    INLINE_CHARACTERS_MAX,
+    Broken,
+    Passed,
+    Rejected,
+    VerifierAnswer,
+)
 
 
 class Verification:
@@ -29,7 +35,7 @@ class Verification:
             bytes_max = shop.settings.worker.max_output_bytes
             run.output = endings.output_of(success, bytes_max)
         names = [n for n in run.state.verifiers if n not in run.state.passed_verifiers]
-        self._inline = [n for n in names if _is_inline(shop.verifier(n))]
+        self._inline = [n for n in names if _is_inline(shop.verifier(n), success)]
         self._costly = [n for n in names if n not in self._inline]
 
     async def judge(self) -> None:
@@ -141,5 +147,7 @@ class Verification:
         await self._runner.end(run, command)
 
 
-def _is_inline(verifier: Any) -> bool:
-    return verifier is not None and verifier.inline
+def _is_inline(verifier: Any, success: Success) -> bool:
+    if verifier is None or len(success.output) > INLINE_CHARACTERS_MAX:
+        return False
+    return bool(verifier.inline)

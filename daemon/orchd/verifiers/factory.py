@@ -83,7 +83,7 @@ def _schema(
 ) -> VerifierPort:
     from orchd.verifiers.schema import SchemaVerifier
 
-    return SchemaVerifier(settings)
+    return SchemaVerifier(settings, worker, system, mark)
 
 
 def _claude(

@@ -31,6 +31,9 @@ class Broken(msgspec.Struct, frozen=True, kw_only=True):
     retry_after_seconds: float | None = None
 
 
+INLINE_CHARACTERS_MAX = 32 * 1024
+"""The longest result that is judged before it is recorded."""
+
 VerifierAnswer: TypeAlias = Passed | Rejected | Broken
 
 
@@ -45,7 +48,8 @@ class VerifierPort(Protocol):
     """`always-pass`, `command`, `schema`, `regex`, `python`, `http` or `claude`."""
     inline: bool
     """Whether it costs nothing and answers at once, in the daemon's own process, so
-    that the result need not be recorded before it is asked."""
+    that a result of at most `INLINE_CHARACTERS_MAX` need not be recorded before it is
+    asked."""
 
     async def verify(self, result: Success, context: RunContext) -> VerifierAnswer: ...
 

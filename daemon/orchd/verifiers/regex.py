@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-import asyncio
 import re
-from collections.abc import Callable
 
 from orchd.config.settings import VerifierSettings, WorkerSettings
-from orchd.executors.pool import CannotLoadTarget, ChildDied, ChildPool, ChildSettings
 from orchd.executors.port import RunContext, Success
-from orchd.executors.wire import context_message
 from orchd.interfaces import ExecutionResult, Task, VerificationResult
 from orchd.system import System
-from orchd.verifiers.port import Broken, Passed, Rejected, VerifierAnswer
+from orchd.verifiers.child import ChildJudge
+from orchd.verifiers.port import Passed, Rejected, VerifierAnswer
 
-SEARCH_SECONDS_MAX = 5.0
 _REPEATS = re.compile(r"[*+{]")
 
 
@@ -30,8 +26,7 @@ class RegexVerifier:
     """Passes a result in which the pattern is found (`re.search`).
 
     Python's matching cannot be interrupted and may take for ever, so a pattern with
-    repeats is searched in a child process that is killed after five seconds, which is no
-    verdict. A pattern without repeats is searched here and now.
+    repeats is searched in a child process. One without is searched here and now.
     """
 
     kind = "regex"
@@ -47,39 +42,25 @@ class RegexVerifier:
         pattern = settings.pattern or ""
         self.inline = is_bounded(pattern)
         self._search = PatternSearch(pattern)
-        child = ChildSettings(
-            name=settings.name,
-            target="orchd.verifiers.regex:PatternSearch",
-            method="verify",
-            arguments={"pattern": pattern},
-            env={},
+        self._child = ChildJudge(
+            settings.name,
+            "orchd.verifiers.regex:PatternSearch",
+            {"pattern": pattern},
+            "the pattern",
             worker=worker,
+            system=system,
             mark=mark,
         )
-        self._pool = ChildPool(child, system)
 
     async def verify(self, result: Success, context: RunContext) -> VerifierAnswer:
         """Search the result."""
         if self.inline:
             return self._search.verdict(result.output)
-        try:
-            async with asyncio.timeout(SEARCH_SECONDS_MAX):
-                return await self._searched(result, context)
-        except TimeoutError:
-            limit = f"{SEARCH_SECONDS_MAX:g} s"
-            return Broken(error=f"the pattern of {self.name} took longer than {limit}")
-        except (CannotLoadTarget, ChildDied, OSError) as error:
-            return Broken(error=f"verifier {self.name}: {error}")
-
-    async def _searched(self, result: Success, context: RunContext) -> VerifierAnswer:
-        request = {"context": context_message(context), "result": result}
-        heartbeat: Callable[[], None] = context.heartbeat
-        answer = await self._pool.call(request, heartbeat)
-        return answer  # type: ignore[return-value]  # PatternSearch is a verifier
+        return await self._child.verify(result, context)
 
     async def close(self) -> None:
         """Stop the warm children."""
-        await self._pool.close()
+        await self._child.close()
 
 
 class PatternSearch:

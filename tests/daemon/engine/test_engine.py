@@ -22,6 +22,7 @@ from orchd.interfaces import TaskStatus
 from orchd.ledger.port import ActOnTask
 from orchd.tasks.commands import Cancel
 from orchd.tasks.failures import ErrorClass
+from orchd.tasks.state import Phase
 from orchd.verifiers.port import Broken, Passed, Rejected
 from support.engines import (
     NO_WAIT,
@@ -57,17 +58,24 @@ async def test_an_inline_verifier_adds_no_event_when_it_passes(start: Open) -> N
     assert (await harness.task("a")).passed_verifiers == ("judge",)
 
 
-async def test_the_result_is_on_disk_before_a_costly_verifier_is_asked(start: Open) -> None:
-    seen: list[str | None] = []
+@pytest.mark.parametrize("output", ["short", "long " * 10_000])
+async def test_the_result_is_on_disk_before_a_verifier_that_takes_time_is_asked(
+    start: Open, output: str
+) -> None:
+    seen: list[Phase] = []
+
+    async def answer(context: RunContext) -> Success:
+        return Success(output=output)
 
     async def look() -> Passed:
-        seen.append((await harness.task("a")).result)
+        seen.append((await harness.task("a")).phase)
         return Passed()
 
-    harness = await start(ScriptedExecutor(), verifiers=[ScriptedVerifier([look])])
+    judge = ScriptedVerifier([look], inline=output != "short")
+    harness = await start(ScriptedExecutor(answer), verifiers=[judge])
     await harness.submit("a", verifiers=("judge",))
     await harness.settle()
-    assert seen == ["do a"]
+    assert seen == [Phase.VERIFY]
     assert await harness.event_types("a") == [
         "submitted",
         "started",

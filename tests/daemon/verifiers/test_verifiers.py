@@ -10,10 +10,11 @@ from orchd.config.settings import VerifierSettings, WorkerSettings
 from orchd.errors import ConfigurationError
 from orchd.executors.port import Success
 from orchd.system import RealSystem
-from orchd.verifiers import regex
+from orchd.verifiers import child
 from orchd.verifiers.adapter import ObjectVerifier
 from orchd.verifiers.factory import build_verifier
 from orchd.verifiers.port import Broken, Passed, Rejected, VerifierPort
+from orchd.verifiers.schema import SchemaVerifier
 from support import user_code
 from support.contexts import run_context
 
@@ -88,7 +89,7 @@ async def test_a_pattern_with_repeats_is_judged_in_a_child() -> None:
 async def test_a_catastrophic_pattern_is_broken_off(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(regex, "SEARCH_SECONDS_MAX", 1.0)
+    monkeypatch.setattr(child, "JUDGING_SECONDS_MAX", 1.0)
     answer = await verdict(build("regex", pattern="(a+)+$"), "a" * 40 + "b")
     assert isinstance(answer, Broken)
     assert "longer than 1 s" in answer.error
@@ -130,6 +131,41 @@ async def test_at_most_ten_reasons_are_listed() -> None:
 async def test_a_result_that_fits_the_schema_passes() -> None:
     verifier = build("schema", schema=json.dumps(SCHEMA))
     assert await verdict(verifier, '{"name": "x"}') == Passed()
+
+
+async def test_a_long_result_is_checked_in_a_child() -> None:
+    """It takes a second or more, in which the daemon would do nothing else."""
+    verifier = build("schema", schema=json.dumps(SCHEMA))
+    assert isinstance(verifier, SchemaVerifier)
+    assert verifier.inline
+    tags = [str(number) for number in range(10_000)]
+    longer = json.dumps({"name": "x", "tags": [*tags, 5]})
+    refused = await verifier.verify(Success(output=longer), run_context())
+    assert isinstance(refused, Rejected)
+    assert refused.issues == ("$.tags[10000]: 5 is not of type 'string'",)
+    fitting = json.dumps({"name": "x", "tags": tags})
+    assert isinstance(await verdict(verifier, fitting), Passed)
+
+
+@pytest.mark.parametrize(
+    ("schema", "output"),
+    [
+        ({"uniqueItems": True}, json.dumps([{"a": number} for number in range(20_000)])),
+        ({"pattern": "^(a+)+$"}, json.dumps("a" * 40 + "b")),
+        (
+            {"$defs": {"a": {"items": {"pattern": "^(a+)+$"}}}, "$ref": "#/$defs/a"},
+            json.dumps(["a" * 40 + "b"]),
+        ),
+    ],
+)
+async def test_a_check_that_may_take_for_ever_is_broken_off(
+    schema: object, output: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(child, "JUDGING_SECONDS_MAX", 1.0)
+    verifier = build("schema", schema=json.dumps(schema))
+    assert not verifier.inline
+    answer = await verdict(verifier, output)
+    assert answer == Broken(error="the check against the schema of v took longer than 1 s")
 
 
 async def test_a_schema_is_never_fetched_from_elsewhere() -> None:
