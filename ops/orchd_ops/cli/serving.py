@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import click
 
 from orchd.config.settings import Settings
+from orchd.errors import ConfigurationError
 from orchd_ops.cli.exits import Exit
 from orchd_ops.cli.invocation import invocation
 from orchd_ops.cli.verbs import Verb, examples
@@ -51,8 +54,16 @@ def serve(context: click.Context, /, until_idle: bool, **options: str | None) ->
         if value is not None
     }
 
+    file: Path | None = None
+
     def load() -> Settings:
-        return invocation(context, flags).loaded.settings
+        nonlocal file
+        loaded = invocation(context, flags).loaded
+        if file is not None and not file.is_file():
+            # Without this a reload would do without it, or with another one.
+            raise ConfigurationError("--config", f"{file}, which was read before, is gone")
+        file = loaded.file
+        return loaded.settings
 
     from orchd_ops.cli.running import explain
     from orchd_ops.serve.leaving import leave

@@ -78,6 +78,7 @@ class Daemon:
     ) -> None:
         self._ledger = ledger
         self._settings = settings
+        self._started_with = settings
         self._system = system
         self._load = load
         self._signals = signals
@@ -303,7 +304,7 @@ class Daemon:
             old, self._crew = self._crew, crew
             await self._engine.swap_settings(settings, crew.executors, crew.verifiers)
             self._operations.swap_settings(settings)
-            self._note_unchangeable(self._settings, settings)
+            self._note_unchangeable(self._started_with, settings)
             self._settings = settings
             self._retire(old)
             logger.info("the configuration was read anew")
@@ -318,7 +319,9 @@ class Daemon:
             ("worker.lease", old.worker.lease_seconds, new.worker.lease_seconds),
         ):
             if before != after:
-                logger.warning("%s has changed; that takes a restart", key)
+                logger.warning(
+                    "%s is not what it was at the start; that takes a restart", key
+                )
 
     def _retire(self, old: Crew) -> None:
         task = asyncio.create_task(self._close_replaced(old))

@@ -221,8 +221,27 @@ def test_a_reload_brings_new_executors_and_a_bad_one_changes_nothing(
     cli.configure("[worker]\nconcurrency = 0")
     daemon.signal(signal.SIGHUP)
     daemon.wait_for("stays as it was")
+    (cli.directory / "orchd.toml").unlink()
+    daemon.signal(signal.SIGHUP)
+    daemon.wait_for("is gone")
     cli.configure(COMMANDS)
     assert cli.run("submit", "a b", "--executor", "count", "--wait").code == 0
+
+
+def test_a_reload_names_what_takes_a_restart_until_it_had_one(cli: CommandLine) -> None:
+    cli.configure('[worker]\nlease = "10s"')
+    daemon = cli.serve()
+    cli.configure('[worker]\nlease = "11s"')
+    for _ in range(2):
+        daemon.stderr.clear()
+        daemon.signal(signal.SIGHUP)
+        daemon.wait_for("was read anew")
+        daemon.wait_for("worker.lease .* takes a restart")
+    cli.configure('[worker]\nlease = "10s"')
+    daemon.stderr.clear()
+    daemon.signal(signal.SIGHUP)
+    daemon.wait_for("was read anew")
+    assert "takes a restart" not in "".join(daemon.stderr)
 
 
 def test_a_signal_while_it_starts_ends_it_in_order(cli: CommandLine) -> None:
