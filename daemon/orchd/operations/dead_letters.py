@@ -18,6 +18,7 @@ from orchd.operations.json_text import canonical_json, shorten
 from orchd.operations.names import is_id
 from orchd.system import System
 from orchd.tasks.commands import Discard, Requeue
+from orchd.tasks.erasing import ERASED_HASH
 from orchd.tasks.state import TaskState
 
 IDS_MAX = 10_000
@@ -248,6 +249,8 @@ def _would(
     detail = None
     if state.status not in allowed:
         detail = f"task {task_id} is {state.status.value}, not dead"
+    elif verb == "requeue" and state.description_blob == ERASED_HASH:
+        detail = f"the bodies of task {task_id} were erased"
     elif verb == "requeue" and choice.verify_only and not state.has_result:
         detail = f"task {task_id} holds no result to verify"
     outcome = f"would_{verb}" if detail is None else "conflict"

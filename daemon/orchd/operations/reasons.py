@@ -5,6 +5,7 @@ from __future__ import annotations
 from orchd.config.instants import format_instant
 from orchd.interfaces import TaskStatus
 from orchd.operations.surroundings import Obstacle, Surroundings, obstacle
+from orchd.tasks.erasing import ERASED_HASH
 from orchd.tasks.state import Phase, TaskState, WaitingReason
 
 _WAITING = {
@@ -90,10 +91,13 @@ def _completed(state: TaskState, around: Surroundings) -> list[str]:
 
 def _failed(state: TaskState, around: Surroundings) -> list[str]:
     del around
+    erased = state.description_blob == ERASED_HASH
     return [
         f"It is a dead letter after {state.attempts} of {state.max_attempts} attempts: "
         f"{state.error_class}.",
-        f"Give it a new round with: orchd dlq requeue {state.id}",
+        "What it was to do has been erased, so it cannot run again."
+        if erased
+        else f"Give it a new round with: orchd dlq requeue {state.id}",
     ]
 
 

@@ -13,7 +13,12 @@ from orchd.operations.errors import Invalid
 from orchd_ops.cli.exits import Exit
 from orchd_ops.cli.invocation import invocation
 from orchd_ops.cli.output import say
-from orchd_ops.cli.paging import listing, paging_options, without_nothing
+from orchd_ops.cli.paging import (
+    filter_option,
+    listing,
+    paging_options,
+    without_nothing,
+)
 from orchd_ops.cli.reach import reached
 from orchd_ops.cli.tasks import summarise
 from orchd_ops.cli.verbs import VerbGroup, examples
@@ -30,12 +35,12 @@ def dlq() -> None:
 
 def _filters(function: Function) -> Function:
     for option in (
-        click.option(
+        filter_option(
             "--older-than", metavar="TIME", help="Last changed before; 2d: 2 d ago."
         ),
-        click.option("--error-class", metavar="NAME"),
-        click.option("--executor", metavar="NAME"),
-        click.option("--queue", metavar="NAME"),
+        filter_option("--error-class", metavar="NAME"),
+        filter_option("--executor", metavar="NAME"),
+        filter_option("--queue", metavar="NAME"),
         click.option("--all", "everything", is_flag=True, help="All dead letters."),
     ):
         function = option(function)

@@ -30,6 +30,17 @@ def paging_options(function: Function) -> Function:
     return limit(cursor(function))
 
 
+def filter_option(name: str, **attributes: Any) -> Callable[[Function], Function]:
+    """Add a filter to a command; an empty one is refused, since it would hold for all."""
+    return click.option(name, callback=_require_text, **attributes)
+
+
+def _require_text(context: click.Context, option: click.Parameter, value: Any) -> Any:
+    if value == "":
+        raise click.BadParameter("must not be empty", context, option)
+    return value
+
+
 def without_nothing(values: Mapping[str, Any]) -> dict[str, Any]:
     """Return the values that were given."""
     return {

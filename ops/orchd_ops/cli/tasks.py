@@ -7,9 +7,15 @@ from typing import Any
 import click
 
 from orchd_ops.cli.exits import Exit
-from orchd_ops.cli.invocation import invocation
+from orchd_ops.cli.invocation import Invocation, invocation
 from orchd_ops.cli.output import clean, write
-from orchd_ops.cli.paging import listing, paging_options, path, without_nothing
+from orchd_ops.cli.paging import (
+    filter_option,
+    listing,
+    paging_options,
+    path,
+    without_nothing,
+)
 from orchd_ops.cli.reach import reached
 from orchd_ops.cli.verbs import VerbGroup, examples
 from orchd_ops.cli.waiting import wait_for
@@ -31,9 +37,9 @@ def task() -> None:
 )
 @task.command("list")
 @click.option("--status", multiple=True, type=click.Choice(STATUSES), help="Repeatable.")
-@click.option("--queue", metavar="NAME")
-@click.option("--executor", metavar="NAME")
-@click.option("--since", metavar="TIME", help="Created since: a time, or 2h for 2 h ago.")
+@filter_option("--queue", metavar="NAME")
+@filter_option("--executor", metavar="NAME")
+@filter_option("--since", metavar="TIME", help="Created since: a time, or 2h for 2 h ago.")
 @paging_options
 @click.pass_context
 def list_tasks(
@@ -135,17 +141,24 @@ def erase(context: click.Context, task_ids: tuple[str, ...], reason: str) -> Non
     """
     call = invocation(context)
     items: list[dict[str, Any]] = []
-    with reached(call, write=True) as found:
-        for task_id in task_ids:
-            items.append(
-                found.client.request(
-                    "POST",
-                    path("tasks", task_id, "erase"),
-                    without_nothing({"reason": reason}),
-                    timeout_seconds=ERASE_SECONDS,
-                    repeat=True,
+    try:
+        with reached(call, write=True) as found:
+            for task_id in task_ids:
+                items.append(
+                    found.client.request(
+                        "POST",
+                        path("tasks", task_id, "erase"),
+                        without_nothing({"reason": reason}),
+                        timeout_seconds=ERASE_SECONDS,
+                        repeat=True,
+                    )
                 )
-            )
+    finally:
+        # What was erased before one of them failed is gone, and has to be said.
+        _say_erased(call, items)
+
+
+def _say_erased(call: Invocation, items: list[dict[str, Any]]) -> None:
     if call.output.form != "table":
         call.output.listing(items, ())
         return

@@ -74,6 +74,15 @@ def test_dead_letters_are_requeued_no_faster_than_asked(cli: CommandLine) -> Non
     assert second["meta"]["at"] - first["meta"]["at"] >= 400_000  # microseconds
 
 
+@pytest.mark.parametrize("verb", [("dlq", "discard"), ("dlq", "list"), ("task", "list")])
+def test_an_empty_filter_is_refused_and_does_not_hold_for_all(
+    cli: CommandLine, verb: tuple[str, ...]
+) -> None:
+    done = cli.run(*verb, "--executor", "fake", "--queue", "")
+    assert done.code == 2
+    assert "'--queue': must not be empty" in done.stderr
+
+
 def test_queues_are_paused_with_their_reason(either: CommandLine) -> None:
     either.ok("queue", "pause", "q", "--reason", "quota")
     item = either.ok("queue", "list", "-o", "jsonl")

@@ -56,3 +56,26 @@ def test_what_is_not_finished_or_not_there_is_left_alone(cli: CommandLine) -> No
     assert cli.run("task", "erase", "nobody").code == 3
     assert cli.run("task", "erase").code == 2
     assert SECRET in cli.ok("task", "show", "a").stdout
+
+
+def test_what_was_erased_before_one_failed_is_said(cli: CommandLine) -> None:
+    cli.ok("submit", SECRET, "--executor", "echo", "--id", "a")
+    cli.ok("serve", "--until-idle", "--listen", "127.0.0.1:0")
+    done = cli.run("task", "erase", "a", "nobody")
+    assert done.code == 3
+    assert done.stdout == "task a: erased in 2 events, with 0 large bodies\n"
+
+
+def test_an_erased_dead_letter_is_promised_no_new_round(cli: CommandLine) -> None:
+    failing = ("--payload", '{"success": false}', "--max-attempts", "1")
+    cli.ok("submit", SECRET, "--id", "a", "--executor", "fake", *failing)
+    cli.ok("serve", "--until-idle", "--listen", "127.0.0.1:0")
+    cli.ok("task", "erase", "a")
+    assert "cannot run again" in cli.ok("task", "why", "a").stdout
+    for option in ("--dry-run", "--all"):
+        answer = cli.run("dlq", "requeue", "--all", option, "-o", "json").json
+        [item] = answer["items"]
+        assert (item["outcome"], item["detail"]) == (
+            "conflict",
+            "the bodies of task a were erased",
+        )
