@@ -10,7 +10,7 @@ import json
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, urlencode
 
 from orchd.transport import (
@@ -20,6 +20,9 @@ from orchd.transport import (
     Transport,
     Unreachable,
 )
+
+if TYPE_CHECKING:
+    from orchd.system import System
 
 __all__ = [
     "Client",
@@ -44,6 +47,8 @@ REPEATS = 5
 """How often a request that is safe to repeat is repeated when nobody answers."""
 PAUSES_SECONDS = (0.1, 0.3, 1.0, 2.0)
 """Pauses between these repetitions; the last one holds for all later ones."""
+RETRY_AFTER_SECONDS = 1.0
+"""When another try makes sense if the refusal does not say."""
 WAIT_SECONDS = 20.0
 """How long one request of `wait` lets the server hold it."""
 
@@ -214,8 +219,11 @@ class Client:
             TimeoutError: it was none of these after `timeout_seconds`.
             NotFound: there is no such task.
         """
+        system = _real_system()
+        started = system.monotonic()
         left = timeout_seconds
         while True:
+            asked = system.monotonic()
             hold = WAIT_SECONDS if left is None else min(WAIT_SECONDS, left)
             path = _task_path(task_id) + f"?wait={max(0, round(hold * 1000))}ms"
             answer = self.request(
@@ -224,9 +232,14 @@ class Client:
             task = _as_object(answer)
             if task["status"] in TERMINAL:
                 return task
-            left = None if left is None else left - hold
-            if left is not None and left <= 0:
-                raise TimeoutError(f"task {task_id} is still {task['status']}")
+            now = system.monotonic()
+            if timeout_seconds is not None:
+                left = timeout_seconds - (now - started)
+                if left <= 0:
+                    raise TimeoutError(f"task {task_id} is still {task['status']}")
+            if now - asked < hold / 2:
+                # It did not hold the request for as long as asked: it is leaving.
+                system.block(PAUSES_SECONDS[0])
 
     # --- dead letters -----------------------------------------------------------------
 
@@ -348,8 +361,8 @@ def _problem(answer: Response) -> Problem:
         text = answer.body[:200].decode(errors="replace")
         document = {"title": f"HTTP status {answer.status}", "detail": text}
     if answer.status in (429, 503):
-        pause = answer.headers.get("retry-after", "1")
-        return Unavailable(answer.status, document, float(pause))
+        pause = _retry_after_seconds(answer.headers.get("retry-after", ""))
+        return Unavailable(answer.status, document, pause)
     return _KINDS.get(answer.status, Problem)(answer.status, document)
 
 
@@ -379,19 +392,34 @@ def _chunks(tasks: Iterator[JSONObject]) -> Iterator[list[JSONObject]]:
         yield chunk
 
 
-_ids: list[Any] = []
+def _retry_after_seconds(text: str) -> float:
+    """Read `Retry-After` (RFC 9110, 10.2.3): seconds, or from a proxy a date."""
+    if text.isascii() and text.isdigit():
+        return float(text)
+    from email.utils import parsedate_to_datetime
+
+    try:
+        instant = parsedate_to_datetime(text).timestamp()
+    except ValueError:
+        return RETRY_AFTER_SECONDS
+    return max(0.0, instant - _real_system().now() / 1_000_000)
+
+
+_systems: list[System] = []
+
+
+def _real_system() -> System:
+    # The module behind it is not needed to read; reading is what most calls do.
+    if not _systems:
+        from orchd.system import RealSystem
+
+        _systems.append(RealSystem())
+    return _systems[0]
 
 
 def _new_id() -> str:
-    # The module behind it is not needed to read; reading is what most calls do.
-    if not _ids:
-        from orchd.system import RealSystem
-
-        _ids.append(RealSystem())
-    return str(_ids[0].new_id())
+    return _real_system().new_id()
 
 
 def _pause(repeats: int) -> None:
-    from orchd.system import RealSystem
-
-    RealSystem().block(PAUSES_SECONDS[min(repeats, len(PAUSES_SECONDS) - 1)])
+    _real_system().block(PAUSES_SECONDS[min(repeats, len(PAUSES_SECONDS) - 1)])

@@ -6,6 +6,7 @@ Only the standard library's HTTP client is used, so that the command line starts
 from __future__ import annotations
 
 import http.client
+import select
 import socket
 from collections.abc import Mapping
 from pathlib import Path
@@ -36,6 +37,24 @@ class Unreachable(OSError):
     def __init__(self, message: str, *, sent: bool) -> None:
         super().__init__(message)
         self.sent = sent
+
+
+class InvalidToken(ValueError):
+    """A token that no header can carry; the message does not hold it."""
+
+
+def checked_token(token: str) -> str:
+    """Return a token without the space around it; raises `InvalidToken`."""
+    stripped = token.strip()
+    if not stripped.isascii() or not stripped.isprintable():
+        raise InvalidToken("the token must be one line of printable ASCII characters")
+    return stripped
+
+
+def _is_readable(connection: socket.socket) -> bool:
+    poll = select.poll()
+    poll.register(connection, select.POLLIN)
+    return bool(poll.poll(0))
 
 
 class Transport(Protocol):
@@ -91,11 +110,15 @@ class SocketTransport:
     """A persistent connection to a URL (`http://HOST:PORT`) or to a socket's path.
 
     Not for use by several threads at once.
+
+    Raises:
+        InvalidToken: the token cannot be sent.
+        ValueError: the address is none.
     """
 
     def __init__(self, address: str | Path, token: str | None = None) -> None:
         self.address = str(address)
-        self._token = token
+        self._token = None if token is None else checked_token(token)
         self._prefix = ""
         self._connection = self._make_connection()
 
@@ -152,7 +175,11 @@ class SocketTransport:
 
     def _connect(self) -> None:
         if self._connection.sock is not None:
-            return
+            if not _is_readable(self._connection.sock):
+                return
+            # Nothing is owed on an idle connection: the other side has closed it. Asked
+            # before anything is sent, so that no request is lost to it in doubt.
+            self.close()
         self._connection.timeout = CONNECT_SECONDS
         try:
             self._connection.connect()

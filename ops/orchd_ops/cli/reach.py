@@ -12,7 +12,7 @@ from orchd.client import Client
 from orchd.config import places
 from orchd.errors import StateLocked
 from orchd.system import RealSystem
-from orchd.transport import SocketTransport, Transport, Unreachable
+from orchd.transport import InvalidToken, SocketTransport, Transport, Unreachable
 from orchd_ops.cli.exits import Exit, Failure
 from orchd_ops.cli.invocation import Invocation
 
@@ -75,6 +75,8 @@ def reach(call: Invocation, *, write: bool) -> Reached:
 def _address_transport(call: Invocation, url: str) -> Transport:
     try:
         return SocketTransport(url, _token(call, url))
+    except InvalidToken as error:
+        raise Failure(f"$ORCHD_TOKEN: {error}", Exit.USAGE) from None
     except ValueError as error:
         raise Failure(f"--url: {error}", Exit.USAGE) from None
 

@@ -1,11 +1,13 @@
 """The Python client against the real server, over TCP and over the socket."""
 
 import asyncio
+import email.utils
 import os
 import socket
 import stat
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -19,8 +21,10 @@ from orchd.client import (
     Response,
     SocketTransport,
     Unauthorized,
+    Unavailable,
     Unreachable,
 )
+from orchd.transport import InvalidToken
 from orchd_ops.http.server import peer_allowed, peer_user
 from support.api import API, TOKEN
 
@@ -109,14 +113,78 @@ def test_nobody_there_is_unreachable_and_nothing_was_sent(tmp_path: Any) -> None
         assert not error.value.sent
 
 
+async def closed(api: API) -> None:
+    """Close all connections as a server does that finds them idle."""
+    connections = api.server._server.server_state.connections
+    for connection in list(connections):
+        connection.transport.close()
+    while connections:
+        await asyncio.sleep(0.01)
+
+
 async def test_a_connection_that_the_server_closed_meanwhile_is_made_anew(
     api: API,
 ) -> None:
+    dead = await api.dead_letter()
     with Client(api.url, TOKEN) as client:
         await run(client.submit, "x", id="a")
-        for connection in list(api.server._server.server_state.connections):
-            connection.transport.close()
+        await closed(api)
         assert (await run(client.get, "a"))["id"] == "a"
+        await closed(api)
+        # What must not be sent twice is sent on a connection that is known to be open.
+        (outcome,) = await run(client.requeue, dead)
+        assert outcome["outcome"] == "requeued"
+
+
+class Scripted:
+    """Answers with what it is given, at once."""
+
+    def __init__(self, *answers: Response) -> None:
+        self.answers = list(answers)
+        self.calls = 0
+
+    def request(self, *args: Any, **options: Any) -> Response:
+        self.calls += 1
+        return self.answers.pop(0) if len(self.answers) > 1 else self.answers[0]
+
+    def close(self) -> None:
+        pass
+
+
+def test_waiting_ends_when_the_time_is_over_though_no_request_is_held() -> None:
+    transport = Scripted(Response(200, {}, b'{"status": "pending"}'))
+    started = time.monotonic()
+    with pytest.raises(TimeoutError, match="still pending"):
+        Client(transport=transport).wait("a", 0.5)
+    assert 0.5 <= time.monotonic() - started < 5
+    assert transport.calls < 20
+
+
+@pytest.mark.parametrize(
+    ("text", "least", "most"),
+    [
+        ("7", 7, 7),
+        (email.utils.formatdate(time.time() + 3600, usegmt=True), 3000, 3601),
+        ("Sun, 06 Nov 1994 08:49:37 GMT", 0, 0),
+        ("soon", 1, 1),
+        ("-5", 1, 1),
+    ],
+)
+def test_a_refusal_says_when_to_come_back_in_seconds_or_as_a_date(
+    text: str, least: float, most: float
+) -> None:
+    client = Client(transport=Scripted(Response(503, {"retry-after": text}, b"{}")))
+    with pytest.raises(Unavailable) as caught:
+        client.get("a")
+    assert least <= caught.value.retry_after_seconds <= most
+
+
+async def test_a_token_that_no_header_can_carry_is_not_printed(api: API) -> None:
+    with pytest.raises(InvalidToken) as caught:
+        Client(api.url, "secret\nX-Injected: 1")
+    assert "secret" not in str(caught.value)
+    with Client(api.url, f"{TOKEN}\n") as client:
+        await run(client.submit, "x", id="a")
 
 
 class Broken:
