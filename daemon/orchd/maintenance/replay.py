@@ -15,7 +15,7 @@ import msgspec
 
 from orchd.maintenance.counting import EventCounts, find_counter_errors
 from orchd.maintenance.difference import Difference
-from orchd.maintenance.errors import NotMended
+from orchd.maintenance.errors import NoSuchTask, NotMended
 from orchd.maintenance.examining import Found, Look, compare_page, find_strays
 from orchd.maintenance.folding import KINDS, TASKS
 from orchd.maintenance.helpers import (
@@ -72,6 +72,7 @@ def check(
 
     Raises:
         StateMissing: there is no state.
+        NoSuchTask: neither the log nor a row knows the task that was named.
         UnreadableStream: a stream holds an unknown or damaged event.
     """
     with _Replay(url, system, options or Options(), mends=False) as replay:
@@ -174,6 +175,9 @@ class _Replay:
 
     def _only(self, task_id: str) -> Iterator[Found]:
         page = self._reader.page(TASKS, (task_id,))
+        known = page.histories[task_id] or task_id in page.stored
+        if not known and not any(page.derived[task_id]):
+            raise NoSuchTask(task_id, self._reader.store.head().position)
         found = compare_page(page, self._reader.store.now)
         if found is not None:
             yield found

@@ -41,7 +41,7 @@ ERASE_TRIES = 5
 MAINTENANCE = "maintenance"
 """The worker in whose stream checkpoints are recorded."""
 
-_Digest = Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{64}$")]
+_Digest = Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{64}$(?!\n)")]
 
 
 class Mending(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):

@@ -55,6 +55,15 @@ def listed(output: str) -> set[tuple[str, str, str]]:
     return {(line["table"], line["row"], line["column"]) for line in lines}
 
 
+def test_a_task_that_nobody_knows_is_said_to_be_unknown(cli: CommandLine) -> None:
+    cli.ok("submit", "x", "--id", "a", "--executor", "echo")
+    cli.ok("replay", "--check", "--task", "a")
+    for verb in (("replay", "--check"), ("replay",)):
+        done = cli.run(*verb, "--task", "nosuch")
+        assert (done.code, done.stdout) == (3, "")
+        assert "there was no task nosuch" in done.stderr
+
+
 def test_helpers_see_what_one_process_sees_and_it_is_mended(large: CommandLine) -> None:
     make_wrong(database(large))
     alone = large.run("replay", "--check", "--jobs", "1", "-o", "jsonl")

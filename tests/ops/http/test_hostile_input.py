@@ -63,6 +63,10 @@ BAD_BODIES: dict[str, tuple[bytes, int]] = {
     "endless delay": (b'{"description":"x","delay":"999999999d"}', 422),
     "no timeout": (b'{"description":"x","timeout":"0s"}', 422),
     "metadata array": (b'{"description":"x","metadata":[]}', 422),
+    "trace and more": (
+        b'{"description":"x","traceparent":"00-%s-%s-01\\n"}' % (b"a" * 32, b"b" * 16),
+        422,
+    ),
     "trace of nothing": (b'{"description":"x","traceparent":"00-zz"}', 422),
     "pickle": (b"\x80\x04\x95\x05\x00\x00\x00\x00\x00\x00\x00K\x01.", 422),
 }
