@@ -10,6 +10,7 @@ import struct
 from collections.abc import Iterator
 from typing import Any
 
+import httptools
 import uvicorn
 from starlette.types import ASGIApp
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
@@ -31,12 +32,17 @@ _CREDENTIALS = struct.Struct("3i")
 
 
 class GuardedProtocol(HttpToolsProtocol):
-    """HTTP/1.1 with limits on what precedes a body."""
+    """HTTP/1.1 with limits on what precedes and follows a body.
+
+    Offers to go on in another protocol are ignored, as RFC 9110, 7.8 allows, and so are
+    the fields behind a body.
+    """
 
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
         self._in_head = True
         self._head_bytes = 0
+        self._idle_bytes = 0
         self._messages = 0
         self._head_timer: asyncio.TimerHandle | None = None
 
@@ -49,22 +55,73 @@ class GuardedProtocol(HttpToolsProtocol):
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
+        self._unset_keepalive_if_required()
         in_head, messages = self._in_head, self._messages
         if in_head and self._head_timer is None:
             self._await_head()
-        super().data_received(data)
+        self._idle_bytes += len(data)
+        self._feed(data)
+        if self._idle_bytes > HEAD_BYTES_MAX + len(data) and not self._in_head:
+            # Since the last part of the body nothing but fields that never end.
+            self.transport.close()
+            return
         if not (in_head and self._in_head and messages == self._messages):
             return
         self._head_bytes += len(data)
         if self._head_bytes > HEAD_BYTES_MAX and not self.transport.is_closing():
             self.send_400_response("The request's head is too large.")
 
+    def _feed(self, data: bytes) -> None:
+        while data and not self.transport.is_closing():
+            try:
+                self.parser.feed_data(data)
+                return
+            except httptools.HttpParserUpgrade as offer:
+                if self.parser.get_method() == b"CONNECT":
+                    self.send_400_response("This is no proxy.")
+                    return
+                # The parser takes the body for words of the other protocol already.
+                data = self._head_without_offer() + data[offer.args[0] :]
+                self.parser = httptools.HttpRequestParser(self)
+            except httptools.HttpParserError:
+                self.send_400_response("Invalid HTTP request received.")
+                return
+
+    def _head_without_offer(self) -> bytes:
+        parser = self.parser
+        line = b"%s %s HTTP/%s" % (
+            parser.get_method(),
+            self.url,
+            parser.get_http_version().encode(),
+        )
+        kept = [
+            b"%s: %s" % header
+            for header in self.headers
+            if header[0] not in (b"upgrade", b"connection")
+        ]
+        if any(name == b"connection" and b"close" in value for name, value in self.headers):
+            kept.append(b"connection: close")
+        return b"\r\n".join((line, *kept, b"", b""))
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        if self._in_head:
+            super().on_header(name, value)
+
+    def on_body(self, body: bytes) -> None:
+        self._idle_bytes = 0
+        super().on_body(body)
+
     def on_headers_complete(self) -> None:
+        if self.parser.should_upgrade():
+            return
         self._in_head = False
+        self._idle_bytes = 0
         self._head_arrived()
         super().on_headers_complete()
 
     def on_message_complete(self) -> None:
+        if self.parser.should_upgrade():
+            return
         super().on_message_complete()
         self._in_head = True
         self._head_bytes = 0

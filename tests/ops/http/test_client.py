@@ -1,7 +1,6 @@
 """The Python client against the real server, over TCP and over the socket."""
 
 import asyncio
-import email.utils
 import os
 import socket
 import stat
@@ -164,7 +163,7 @@ def test_waiting_ends_when_the_time_is_over_though_no_request_is_held() -> None:
     ("text", "least", "most"),
     [
         ("7", 7, 7),
-        (email.utils.formatdate(time.time() + 3600, usegmt=True), 3000, 3601),
+        ("Fri, 01 Jan 2100 00:00:00 GMT", 1e8, 3e9),
         ("Sun, 06 Nov 1994 08:49:37 GMT", 0, 0),
         ("soon", 1, 1),
         ("-5", 1, 1),

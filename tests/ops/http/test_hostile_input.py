@@ -1,6 +1,7 @@
 """No input is answered with a 5xx, and none that cannot be stored is accepted."""
 
 import asyncio
+import contextlib
 import json
 
 import pytest
@@ -256,3 +257,80 @@ async def _some(reader: asyncio.StreamReader) -> bytes:
 async def test_a_large_body_is_no_large_head(api: API) -> None:
     for _ in range(3):
         await api.submit(description="x" * 900_000)
+
+
+_POST = (
+    b"POST /v1/tasks HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+    b"Authorization: Bearer " + TOKEN.encode() + b"\r\n"
+)
+
+
+async def _status(reader: asyncio.StreamReader) -> int:
+    """Read one answer and return its status."""
+    async with asyncio.timeout(10):
+        head = await reader.readuntil(b"\r\n\r\n")
+        lines = head.decode().lower().splitlines()
+        length = next(line for line in lines if line.startswith("content-length:"))
+        await reader.readexactly(int(length.partition(":")[2]))
+    return int(head.split()[1])
+
+
+async def test_an_offer_of_another_protocol_is_declined(api: API) -> None:
+    """Java's client makes one with every first request."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", api.server.port)
+    offer = (
+        b"Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAM\r\n"
+    )
+    for number in range(3):
+        body = b'{"description":"x","id":"%d"}' % number
+        length = b"Content-Length: %d\r\n\r\n" % len(body)
+        writer.write(_POST + offer + length + body)
+        assert await _status(reader) == 201
+    chunked = b"Transfer-Encoding: chunked\r\n\r\n12\r\n" + b'{"description":"x"' + b"\r\n"
+    writer.write(_POST + offer + chunked)
+    await writer.drain()
+    await asyncio.sleep(0.05)
+    writer.write(b"1\r\n}\r\n0\r\n\r\n" + _POST + offer + b"Content-Length: 2\r\n\r\n{}")
+    assert await _status(reader) == 201
+    assert await _status(reader) == 422
+    writer.close()
+
+
+async def test_fields_behind_a_body_are_no_headers(api: API) -> None:
+    reader, writer = await asyncio.open_connection("127.0.0.1", api.server.port)
+    body = b'{"description":"x"}'
+    chunk = b"%x\r\n%s\r\n0\r\n" % (len(body), body)
+    trailer = b"Idempotency-Key: later\r\nContent-Type: text/plain\r\nHost: evil\r\n\r\n"
+    writer.write(_POST + b"Transfer-Encoding: chunked\r\n\r\n" + chunk + trailer)
+    assert await _status(reader) == 201
+    # The key of the trailer is still free for another task.
+    await api.submit(description="other", idempotency_key="later")
+    writer.close()
+
+
+async def _send_until_cut_off(writer: asyncio.StreamWriter, field: bytes) -> int:
+    sent = 0
+    with contextlib.suppress(ConnectionError):
+        while sent < 20 * MEBIBYTE:
+            writer.write(field)
+            await writer.drain()
+            sent += len(field)
+    return sent
+
+
+async def test_a_proxy_is_what_this_is_not(api: API) -> None:
+    reader, writer = await asyncio.open_connection("127.0.0.1", api.server.port)
+    writer.write(b"CONNECT example.org:443 HTTP/1.1\r\nHost: example.org\r\n\r\n")
+    answer = await asyncio.wait_for(reader.read(), 10)
+    assert answer.startswith(b"HTTP/1.1 400")
+    writer.close()
+
+
+@pytest.mark.parametrize("field", [b"a: " + b"b" * 990 + b"\r\n", b"c" * 1000])
+async def test_fields_behind_a_body_without_end_are_cut_off(api: API, field: bytes) -> None:
+    _, writer = await asyncio.open_connection("127.0.0.1", api.server.port)
+    writer.write(_POST + b"Transfer-Encoding: chunked\r\n\r\n2\r\n{}\r\n0\r\n")
+    sent = await _send_until_cut_off(writer, field)
+    assert sent < 20 * MEBIBYTE
+    assert (await api.http.get("/livez")).status_code == 200
+    writer.close()
