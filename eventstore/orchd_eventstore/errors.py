@@ -13,7 +13,6 @@ Driver errors are translated in one place, `translated`.
 
 from __future__ import annotations
 
-import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -125,10 +124,7 @@ def rejecting() -> Iterator[None]:
 
 
 def _is_driver_error(error: BaseException) -> bool:
-    module = type(error).__module__
-    return isinstance(error, sqlite3.Error) or module.startswith(
-        ("psycopg", "pysqlite3", "sqlite3")
-    )
+    return type(error).__module__.startswith(("psycopg", "pysqlite3", "sqlite3"))
 
 
 def _translate(error: Any, at_commit: bool) -> EventStoreError:

@@ -6,7 +6,6 @@ mode when two connections write or checkpoint at the same moment.
 
 from __future__ import annotations
 
-import sqlite3
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -31,6 +30,8 @@ def driver() -> ModuleType:
     try:
         from pysqlite3 import dbapi2
     except ImportError:
+        import sqlite3
+
         return sqlite3
     module: ModuleType = dbapi2
     return module

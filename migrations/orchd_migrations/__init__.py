@@ -29,26 +29,32 @@ class UnknownRevision(Exception):
 
 def current(connection: Connection) -> str | None:
     """Return the database's revision, or None when it has no schema of orchd."""
-    import sqlalchemy as sa
-
     # Alembic's own table, read without Alembic: every start asks this question, and the
     # import would take a third of the time that a start has.
-    if not sa.inspect(connection).has_table("alembic_version"):
+    if not has_version(connection):
         return None
     revision = connection.exec_driver_sql("SELECT version_num FROM alembic_version")
     return revision.scalar()
 
 
+def has_version(connection: Connection) -> bool:
+    """Tell whether the database has ever had a schema of orchd."""
+    import sqlalchemy as sa
+
+    return sa.inspect(connection).has_table("alembic_version")
+
+
 def upgrade(connection: Connection) -> list[str]:
     """Bring the schema to `HEAD`; return the revisions that were applied.
 
-    Each migration is one transaction. Two programs that upgrade at the same moment take
-    turns. A database that was interrupted in the middle is upgraded by the next call.
+    Each migration is one transaction, and so is the whole schema of an empty database.
+    Two programs that upgrade at the same moment take turns. A database that was interrupted
+    in the middle is upgraded by the next call.
 
     Raises:
         UnknownRevision: the schema is newer than this release.
     """
-    from orchd_migrations.running import upgrade_database
+    from orchd_migrations.upgrading import upgrade_database
 
     return upgrade_database(connection)
 
@@ -59,6 +65,6 @@ def statements(dialect: str) -> list[str]:
     Args:
         dialect: `sqlite` or `postgresql`.
     """
-    from orchd_migrations.running import offline_statements
+    from orchd_migrations.scripts import schema
 
-    return offline_statements(dialect)
+    return schema(dialect)

@@ -3,11 +3,20 @@
 from __future__ import annotations
 
 from importlib.resources import files
+from typing import TYPE_CHECKING
 
-from sqlalchemy import Connection
+from orchd_migrations import HEAD, REVISIONS
+
+if TYPE_CHECKING:
+    from sqlalchemy import Connection
 
 SEPARATOR = "\n--;;\n"
 """A line that ends a statement: bodies of functions contain semicolons."""
+_NAMES = {
+    "0001": "0001_initial",
+    "0002": "0002_one_round_trip",
+    "0003": "0003_erasing",
+}
 
 
 def script(name: str, dialect: str) -> list[str]:
@@ -18,6 +27,18 @@ def script(name: str, dialect: str) -> list[str]:
     """
     text = (files("orchd_migrations") / "sql" / f"{name}.{dialect}.sql").read_text()
     return [part.strip() for part in text.split(SEPARATOR) if part.strip()]
+
+
+def schema(dialect: str, head: str = HEAD) -> list[str]:
+    """Return the statements that build the whole schema; `head` is where to stop."""
+    statements = [
+        "CREATE TABLE alembic_version (version_num VARCHAR(32) NOT NULL, "
+        "CONSTRAINT alembic_version_pkc PRIMARY KEY (version_num))"
+    ]
+    for revision in REVISIONS[: REVISIONS.index(head) + 1]:
+        statements += script(_NAMES[revision], dialect)
+    statements.append(f"INSERT INTO alembic_version (version_num) VALUES ('{head}')")
+    return statements
 
 
 def execute(connection: Connection, statements: list[str]) -> None:

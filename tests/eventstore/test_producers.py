@@ -13,6 +13,7 @@ from orchd_eventstore import (
     Execute,
     Produced,
     Rejected,
+    creation,
     schema,
 )
 from support.eventstores import THINGS, bare, connected, metadata, open_store, rows
@@ -60,9 +61,9 @@ def making(database_url: str) -> Iterator[EventStore]:
         metadata.create_all(connection)
         schema.metadata.create_all(connection)
         dialect = connection.dialect.name
-        schema.execute_all(connection, schema.ddl(dialect, [THINGS], "make_thing"))
+        creation.execute_all(connection, creation.ddl(dialect, [THINGS], "make_thing"))
         if dialect == "postgresql":
-            schema.execute_all(connection, [FUNCTION])
+            creation.execute_all(connection, [FUNCTION])
     opened = open_store(database_url)
     yield opened
     opened.close()

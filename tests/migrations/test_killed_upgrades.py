@@ -11,20 +11,22 @@ import pytest
 from orchd.ledger.opening import open_ledger
 from orchd.ledger.sql import SQLLedger
 from orchd.system import RealSystem
+from orchd_migrations import scripts
+from support.eventstores import connected
 
 KILLED = 9
-# Upgrades as a start does, and dies after so many statements of one migration.
+# Upgrades as a start does, and dies after so many statements of one transaction.
 UPGRADER = """
 import os, sys
 from orchd.ledger.opening import open_ledger
 from orchd.system import RealSystem
 from orchd_migrations import scripts
-url, migration, left = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
+url, transaction, left = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
 execute, begun = scripts.execute, 0
 def stop(connection, statements):
     global begun
     begun += 1
-    if begun == migration:
+    if begun == transaction:
         execute(connection, statements[:left])
         os._exit(9)
     execute(connection, statements)
@@ -34,14 +36,19 @@ open_ledger(url, system=RealSystem(), access="write", create=True, migrate=True)
 
 
 @pytest.mark.parametrize("statements", [1, 3, 1000])
-@pytest.mark.parametrize("migration", [1, 2, 3])
+@pytest.mark.parametrize(
+    ("before", "transaction"), [(None, 1), ("0001", 1), ("0001", 2), ("0002", 1)]
+)
 def test_an_upgrade_that_is_killed_is_done_by_the_next(
-    database_url: str, migration: int, statements: int
+    database_url: str, before: str | None, transaction: int, statements: int
 ) -> None:
-    killed = subprocess.run(
-        [sys.executable, "-c", UPGRADER, database_url, str(migration), str(statements)],
-        check=False,
-    )
+    if before is not None:
+        with connected(database_url) as connection:
+            dialect = connection.dialect.name
+            scripts.execute(connection, scripts.schema(dialect, before))
+            connection.commit()
+    command = [sys.executable, "-c", UPGRADER, database_url]
+    killed = subprocess.run([*command, str(transaction), str(statements)], check=False)
     assert killed.returncode == KILLED
     ledger = open_ledger(
         database_url, system=RealSystem(), access="write", create=True, migrate=True

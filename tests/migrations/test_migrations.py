@@ -12,8 +12,9 @@ import pytest
 import sqlalchemy as sa
 
 import orchd_migrations
-from orchd.ledger import schema
+from orchd.ledger import creation
 from orchd_eventstore.sqlite import driver
+from orchd_migrations import running, scripts
 
 
 def engine_for(url: str) -> sa.Engine:
@@ -111,7 +112,18 @@ def test_migrations_and_the_declared_schema_are_equal(
     upgrade(database_url)
     engine = engine_for(second_url)
     with engine.begin() as connection:
-        schema.create_all(connection)
+        creation.create_all(connection)
+    engine.dispose()
+    assert facts(database_url) == facts(second_url)
+
+
+def test_one_migration_after_the_other_builds_what_an_empty_database_gets_at_once(
+    database_url: str, second_url: str
+) -> None:
+    upgrade(database_url)
+    engine = engine_for(second_url)
+    with engine.connect() as connection:
+        assert running.migrate(connection) == list(orchd_migrations.REVISIONS)
     engine.dispose()
     assert facts(database_url) == facts(second_url)
 
@@ -146,8 +158,6 @@ def test_a_newer_schema_is_refused_and_left_alone(database_url: str) -> None:
 def test_an_upgrade_that_breaks_off_leaves_nothing_behind(
     database_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from orchd_migrations import scripts
-
     whole = scripts.script
 
     def broken(name: str, dialect: str) -> list[str]:

@@ -9,7 +9,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from orchd_eventstore import Append, EventStore, NewEvent, Projection, schema
+from orchd_eventstore import Append, EventStore, NewEvent, Projection, creation
 from orchd_eventstore.sqlite import driver
 
 metadata = sa.MetaData()
@@ -30,7 +30,7 @@ def create_schema(url: str) -> None:
     """Create the store's tables and the projection's in an empty database."""
     with connected(url) as connection:
         metadata.create_all(connection)
-        schema.create_all(connection, [THINGS])
+        creation.create_all(connection, [THINGS])
 
 
 def open_store(url: str, *, clock: Callable[[], int] | None = None) -> EventStore:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
@@ -296,6 +295,8 @@ def _read(dotted: str, key: Key, given: Given) -> object:
 
 
 def _unknown(name: str, known: tuple[str, ...], where: str) -> str:
+    import difflib
+
     near = difflib.get_close_matches(name, known, n=1)
     hint = f"; did you mean {near[0]}?" if near else f"; known: {', '.join(sorted(known))}"
     return f"is no key that orchd knows{where}{hint}"

@@ -8,9 +8,8 @@ timers    derived: the pending tasks that wait for an instant
 workers   the leases of daemons; rows, not events
 limits    one row per queue with a limit, to be locked while its tasks are counted
 
-`orchd.ledger.derived` holds the triggers that keep `ready` and `timers`, and
-`orchd.ledger.claim_function` the function that claims on PostgreSQL. The migrations
-create all of this for real databases; `create_all` does it for tests and benchmarks.
+The migrations create all of this for real databases; `orchd.ledger.creation` declares
+what goes with it.
 """
 
 from __future__ import annotations
@@ -21,11 +20,8 @@ import sqlalchemy as sa
 from sqlalchemy.sql.type_api import TypeEngine
 
 from orchd.interfaces import TaskStatus
-from orchd.ledger.claim_function import CLAIM_FUNCTION, claim_ddl
-from orchd.ledger.derived import derived_ddl
 from orchd.tasks.state import IMMUTABLE_FIELDS, TERMINAL, Phase
 from orchd_eventstore import Projection
-from orchd_eventstore import schema as store_schema
 
 metadata = sa.MetaData()
 
@@ -139,43 +135,6 @@ tasks = sa.Table(
         for name, rule in _TASK_RULES.items()
     ),
 )
-_KEYED = tasks.c.idempotency_key.is_not(None)
-_HELD = tasks.c.status == sa.literal_column("'in_progress'")
-_CANCELLED = tasks.c.cancel_requested
-sa.Index(
-    "tasks_idempotency_key",
-    tasks.c.namespace,
-    tasks.c.idempotency_key,
-    unique=True,
-    sqlite_where=_KEYED,
-    postgresql_where=_KEYED,
-)
-sa.Index("tasks_newest", tasks.c.created_at, tasks.c.id)
-sa.Index("tasks_by_status", tasks.c.status, tasks.c.created_at, tasks.c.id)
-sa.Index("tasks_by_queue", tasks.c.queue, tasks.c.created_at, tasks.c.id)
-sa.Index("tasks_by_executor", tasks.c.executor, tasks.c.created_at, tasks.c.id)
-sa.Index(
-    "tasks_held",
-    tasks.c.worker,
-    tasks.c.id,
-    sqlite_where=_HELD,
-    postgresql_where=_HELD,
-)
-sa.Index(
-    "tasks_cancel_requested",
-    tasks.c.worker,
-    tasks.c.id,
-    sqlite_where=_CANCELLED,
-    postgresql_where=_CANCELLED,
-)
-for _body in ("description_blob", "payload_blob", "result_blob"):
-    _HAS_BODY = tasks.c[_body].is_not(None)
-    sa.Index(
-        f"tasks_by_{_body}",
-        tasks.c[_body],
-        sqlite_where=_HAS_BODY,
-        postgresql_where=_HAS_BODY,
-    )
 
 queues = sa.Table(
     "queues",
@@ -211,7 +170,6 @@ breakers = sa.Table(
 
 
 def _derived(name: str, instant: str) -> sa.Table:
-    # Both tables come and go with every task, so PostgreSQL has to clean them often.
     return sa.Table(
         name,
         metadata,
@@ -223,27 +181,11 @@ def _derived(name: str, instant: str) -> sa.Table:
         sa.Column("priority", sa.BigInteger, nullable=False),
         sa.Column("crashes", sa.BigInteger, nullable=False),
         sa.Column(instant, sa.BigInteger, nullable=False),
-        sqlite_with_rowid=False,
-        postgresql_with={
-            "autovacuum_vacuum_scale_factor": 0.02,
-            "autovacuum_analyze_scale_factor": 0.05,
-        },
     )
 
 
 ready = _derived("ready", "ready_at")
-_CRASHED = ready.c.crashes > sa.literal_column("0")
-sa.Index("ready_order", ready.c.priority.desc(), ready.c.ready_at, ready.c.task_id)
-sa.Index("ready_oldest", ready.c.queue, ready.c.ready_at)
-sa.Index(
-    "ready_crashed",
-    ready.c.crashes,
-    ready.c.task_id,
-    sqlite_where=_CRASHED,
-    postgresql_where=_CRASHED,
-)
 timers = _derived("timers", "due_at")
-sa.Index("timers_due", timers.c.due_at)
 
 workers = sa.Table(
     "workers",
@@ -291,15 +233,3 @@ PROJECTIONS = (
 )
 """What the event store writes along with events. The function that appends on PostgreSQL
 is made for exactly these, in this order."""
-
-
-def create_all(connection: sa.Connection) -> None:
-    """Create everything in an empty database, the event store's part included."""
-    store_schema.metadata.create_all(connection, checkfirst=False)
-    metadata.create_all(connection, checkfirst=False)
-    dialect = connection.dialect.name
-    store = store_schema.ddl(dialect, PROJECTIONS, CLAIM_FUNCTION)
-    store_schema.execute_all(connection, store)
-    store_schema.execute_all(connection, derived_ddl(dialect))
-    if dialect == "postgresql":
-        store_schema.execute_all(connection, claim_ddl())

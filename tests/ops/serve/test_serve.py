@@ -11,7 +11,7 @@ from pathlib import Path
 import psycopg
 import pytest
 
-from orchd_migrations.running import UPGRADE_LOCK
+from orchd_migrations.upgrading import UPGRADE_LOCK
 from support.command_line import CommandLine, DaemonProcess
 
 COMMANDS = """
