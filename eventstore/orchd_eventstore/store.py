@@ -23,6 +23,7 @@ from orchd_eventstore.backend import (
     Producer,
     require_valid,
 )
+from orchd_eventstore.errors import LogCorrupted
 from orchd_eventstore.events import (
     Append,
     Blob,
@@ -274,12 +275,17 @@ class EventStore:
             return [RecordedEvent(*row) for row in connection.execute(query)]
 
     def head(self) -> Head:
-        """Return the end of the log."""
+        """Return the end of the log; raises `LogCorrupted` when it is lost."""
         table = schema.log_head
         query = sa.select(table.c.position, table.c.hash, table.c.recorded_at)
         with self.connect_reader() as connection:
-            position, digest, recorded_at = connection.execute(query).one()
-        return Head(position=position, hash=digest, recorded_at=recorded_at)
+            row = connection.execute(query).one_or_none()
+        if row is None:
+            raise LogCorrupted(
+                "the row of log_head, which says where the log ends, is missing; restore a "
+                "checkpoint or a backup, and keep this database for analysis"
+            )
+        return Head(position=row.position, hash=row.hash, recorded_at=row.recorded_at)
 
     def blob(self, digest: str) -> bytes | None:
         """Return the body with this hash, or None when it is not (any more) stored."""

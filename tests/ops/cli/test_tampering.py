@@ -53,3 +53,25 @@ def test_log_verify_names_the_commit_of_a_changed_event(state: CommandLine) -> N
     verified = state.run("log", "verify")
     assert verified.code == 1, verified
     assert "commit " in verified.stdout + verified.stderr, verified
+
+
+@pytest.mark.parametrize(
+    "verb",
+    [
+        ("task", "list"),
+        ("log", "verify"),
+        ("replay", "--check"),
+        ("doctor",),
+        ("submit", "x", "--executor", "echo"),
+        ("serve", "--until-idle", "--listen", "127.0.0.1:0"),
+    ],
+)
+def test_a_log_that_lost_its_end_is_no_fault_of_the_program(
+    state: CommandLine, verb: tuple[str, ...]
+) -> None:
+    _tamper(state, "DELETE FROM log_head")
+    done = state.run(*verb)
+    assert done.code != 0
+    said = done.stdout + done.stderr
+    assert "the row of log_head, which says where the log ends, is missing" in said
+    assert "fault of orchd" not in said
