@@ -192,7 +192,13 @@ class Comparison:
 
         def rest() -> dict[str, float]:
             with self._trial(contestant) as (trial, _):
-                return loads.idle(trial, sizes.idle_seconds)
+                assert isinstance(trial, OrchdTrial)
+                return orchd_loads.idle(
+                    trial,
+                    sizes.idle_finished_tasks,
+                    sizes.idle_delayed_tasks,
+                    sizes.idle_seconds,
+                )
 
         yield name, FLIGHT, fly
         yield name, IDLE, rest

@@ -114,18 +114,3 @@ def cold(trial: Trial) -> dict[str, float]:
     if not worker.wait_for_records(1, START_SECONDS):
         raise NoProgress(f"no task was started: {worker.last_words()}")
     return {"cold_seconds": time.perf_counter() - began}
-
-
-def idle(trial: Trial, seconds: float) -> dict[str, float]:
-    """Return what a worker costs that has nothing to do."""
-    trial.start_worker()
-    _warm_up(trial)
-    assert trial.worker is not None
-    time.sleep(min(5.0, seconds))
-    used, began = trial.worker.cpu_seconds(), time.perf_counter()
-    time.sleep(seconds)
-    spent = trial.worker.cpu_seconds() - used
-    return {
-        "idle_cpu_percent": 100 * spent / (time.perf_counter() - began),
-        "idle_rss_megabytes": trial.worker.rss_megabytes(),
-    }

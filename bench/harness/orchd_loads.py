@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import sys
 import threading
+import time
+import urllib.request
 from pathlib import Path
 
 from harness.line_process import LineProcess, Record, run_once
@@ -18,6 +20,8 @@ from support.daemons import TOKEN
 
 SAMPLE_SECONDS = 0.1
 FLIGHT_SECONDS_MAX = 120.0
+SETTLE_SECONDS = 5.0
+SCRAPE_SECONDS = 15.0
 
 
 def http(trial: OrchdTrial, folder: Path, clients: int, seconds: float) -> dict[str, float]:
@@ -56,6 +60,32 @@ def in_flight(trial: OrchdTrial, count: int, seconds: float) -> dict[str, float]
         "in_flight_steady_lag_p99_milliseconds": _lag(
             [record for record in records if record["sleeping"] == most]
         ),
+    }
+
+
+def idle(
+    trial: OrchdTrial, finished: int, delayed: int, seconds: float
+) -> dict[str, float]:
+    """Return what a daemon costs that has nothing to do but to be scraped.
+
+    Its log holds finished tasks, and others wait for a time that does not come.
+    """
+    trial.enqueue("echo", finished)
+    trial.delay("echo", delayed)
+    worker = trial.start_worker()
+    address = trial.address()
+    if not trial.wait_until_done(finished, FLIGHT_SECONDS_MAX):
+        raise NoProgress(f"{trial.count_done()} of {finished} tasks were finished")
+    time.sleep(min(SETTLE_SECONDS, seconds))
+    used, began = worker.cpu_seconds(), time.perf_counter()
+    while (left := began + seconds - time.perf_counter()) > 0:
+        with urllib.request.urlopen(f"{address}/metrics", timeout=SCRAPE_SECONDS) as page:
+            page.read()
+        time.sleep(min(SCRAPE_SECONDS, left))
+    spent = worker.cpu_seconds() - used
+    return {
+        "idle_cpu_percent": 100 * spent / (time.perf_counter() - began),
+        "idle_rss_megabytes": worker.rss_megabytes(),
     }
 
 

@@ -99,9 +99,16 @@ class OrchdTrial(Trial):
 
     def enqueue_payloads(self, kind: str, payloads: list[dict[str, object]]) -> Done:
         """Submit tasks in chunks, by `Client.submit_many`."""
-        tasks = [
-            {"description": kind, "executor": kind, "payload": given} for given in payloads
-        ]
+        return self._submit(
+            [{"description": kind, "executor": kind, "payload": one} for one in payloads]
+        )
+
+    def delay(self, kind: str, count: int) -> Done:
+        """Submit tasks for a time beyond the trial."""
+        task: dict[str, object] = {"description": kind, "executor": kind, "delay": "1d"}
+        return self._submit([task] * count)
+
+    def _submit(self, tasks: list[dict[str, object]]) -> Done:
         with self.intake().client() as client:
             began = time.perf_counter()
             for first in range(0, len(tasks), CHUNK_TASKS):

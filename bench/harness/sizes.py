@@ -19,6 +19,8 @@ class Sizes(msgspec.Struct, frozen=True, kw_only=True):
     http_clients: int
     http_seconds: float
     idle_seconds: float
+    idle_finished_tasks: int
+    idle_delayed_tasks: int
     in_flight_tasks: int
     in_flight_seconds: float
     replay_tasks: int
@@ -40,6 +42,8 @@ SIZES = {
         http_clients=64,
         http_seconds=5,
         idle_seconds=300,
+        idle_finished_tasks=10_000,
+        idle_delayed_tasks=1_000,
         in_flight_tasks=10_000,
         in_flight_seconds=30,
         replay_tasks=70_000,
@@ -55,6 +59,8 @@ SIZES = {
         http_clients=64,
         http_seconds=3,
         idle_seconds=20,
+        idle_finished_tasks=10_000,
+        idle_delayed_tasks=1_000,
         in_flight_tasks=10_000,
         in_flight_seconds=20,
         replay_tasks=20_000,
@@ -70,6 +76,8 @@ SIZES = {
         http_clients=8,
         http_seconds=0.5,
         idle_seconds=1,
+        idle_finished_tasks=50,
+        idle_delayed_tasks=5,
         in_flight_tasks=200,
         in_flight_seconds=2,
         replay_tasks=500,
