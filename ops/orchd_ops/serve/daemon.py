@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import socket
 import sys
 from collections.abc import Callable, Coroutine
 from contextlib import suppress
@@ -39,6 +40,8 @@ logger = logging.getLogger(__name__)
 
 LAST_WORDS_SECONDS = 0.5
 """How long open connections may take to end when everything else has."""
+DOOR_SECONDS = 5.0
+"""How often it is looked whether the local socket is still there."""
 RETIRE_SECONDS = 1.0
 """How often it is looked whether a replaced executor is still at work."""
 STOP_MARGIN_SECONDS = 10.0
@@ -86,6 +89,7 @@ class Daemon:
         self._draining = False
         self._phase = Phase.STARTING
         self._noting: asyncio.Task[None] | None = None
+        self._keeping: asyncio.Task[None] | None = None
         self._retiring: set[asyncio.Task[None]] = set()
         self._reloads: set[asyncio.Task[None]] = set()
         self._crew = Crew(settings, system)
@@ -150,7 +154,7 @@ class Daemon:
         self._servers.append(HTTPServer(self._app(outside), listener))
         local = self._local.open()
         if local is not None:
-            self._servers.append(HTTPServer(self._app(Doors.for_socket()), local))
+            self._servers.append(self._local_server(local))
         await self._engine.start()
         identity = self._system.identity()
         await self._record(
@@ -164,9 +168,23 @@ class Daemon:
         for server in self._servers:
             await server.start()
         self._watchdog.start()
+        self._keeping = asyncio.create_task(self._keep_local_door())
         memory.settle()
         _print(f"listening on {address.url(self._servers[0].port)}")
         notify("READY=1", f"STATUS={self._status()}")
+
+    async def _keep_local_door(self) -> None:
+        while True:
+            await self._system.sleep(DOOR_SECONDS)
+            listener = self._local.open_again()
+            if listener is not None:
+                # The one before may still be at work for who had connected to it.
+                server = self._local_server(listener)
+                self._servers.append(server)
+                await server.start()
+
+    def _local_server(self, listener: socket.socket) -> HTTPServer:
+        return HTTPServer(self._app(Doors.for_socket()), listener)
 
     def _app(self, who: Doors) -> ASGIApp:
         return build_app(
@@ -256,6 +274,8 @@ class Daemon:
                 run.task.cancel()
 
     async def _close_doors(self) -> None:
+        if self._keeping is not None:
+            self._keeping.cancel()
         self._local.remove()
         stopping = [asyncio.create_task(server.stop()) for server in self._servers]
         if stopping:

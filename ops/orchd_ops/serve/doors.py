@@ -137,6 +137,16 @@ class LocalDoor:
         self._path, self._identity = path, (found.st_dev, found.st_ino)
         return listener
 
+    def open_again(self) -> socket.socket | None:
+        """Return a new listening socket when somebody has removed the file of the last.
+
+        Whoever tidies up /tmp removes what has not changed for days.
+        """
+        if self._path is None or self._path.exists():
+            return None
+        logger.warning("the local socket %s was removed; made anew", self._path)
+        return self.open()
+
     def remove(self) -> None:
         """Remove the socket's file, unless it is another daemon's by now."""
         if self._path is None:
@@ -145,6 +155,7 @@ class LocalDoor:
             found = self._path.stat()
             if (found.st_dev, found.st_ino) == self._identity:
                 os.unlink(self._path)
+        self._path = None
 
 
 def _answers(path: Path) -> bool:

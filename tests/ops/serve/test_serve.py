@@ -11,6 +11,7 @@ from pathlib import Path
 import psycopg
 import pytest
 
+from orchd.config import places
 from orchd_migrations.upgrading import UPGRADE_LOCK
 from support.command_line import CommandLine, DaemonProcess
 
@@ -226,6 +227,17 @@ def test_a_reload_brings_new_executors_and_a_bad_one_changes_nothing(
     daemon.wait_for("is gone")
     cli.configure(COMMANDS)
     assert cli.run("submit", "a b", "--executor", "count", "--wait").code == 0
+
+
+def test_a_local_socket_that_was_removed_is_made_anew(cli: CommandLine) -> None:
+    daemon = cli.serve()
+    path = places.socket_path(cli.environ["ORCHD_DATABASE"], cli.environ)
+    path.unlink()
+    daemon.wait_for("was removed; made anew")
+    wait_for_file(path)
+    cli.ok("submit", "x", "--executor", "echo", "--wait")
+    assert daemon.stop() == 0
+    assert not path.exists()
 
 
 def test_a_reload_names_what_takes_a_restart_until_it_had_one(cli: CommandLine) -> None:
