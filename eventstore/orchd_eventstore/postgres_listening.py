@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import logging
+import select
+import socket
 import threading
+from contextlib import suppress
 from typing import Any
 
 import sqlalchemy as sa
@@ -13,8 +16,8 @@ from orchd_eventstore.postgres_ddl import NOTIFY_CHANNEL
 
 logger = logging.getLogger(__name__)
 
-WAIT_SECONDS = 0.5
-WAITS_PER_LISTEN = 60
+LISTEN_SECONDS = 30.0
+"""LISTEN is said again after such a silence, to hear whether anybody is still there."""
 
 
 class Listener:
@@ -29,6 +32,7 @@ class Listener:
         self._start_lock = threading.Lock()
         self._thread: threading.Thread | None = None
         self._closed = threading.Event()
+        self._closing, self._closer = socket.socketpair()
         self.news = News(self._start)
 
     def _start(self) -> None:
@@ -53,7 +57,6 @@ class Listener:
             connection = borrowed.driver_connection
             assert connection is not None
             while not self._closed.is_set():
-                # Said again from time to time, to hear whether anybody is still there.
                 connection.execute(f"LISTEN {NOTIFY_CHANNEL}")
                 self.news.tell()
                 self._hear(connection)
@@ -61,15 +64,22 @@ class Listener:
             borrowed.invalidate()
 
     def _hear(self, connection: Any) -> None:
-        for _ in range(WAITS_PER_LISTEN):
-            for _ in connection.notifies(timeout=WAIT_SECONDS, stop_after=1):
+        poll = select.poll()
+        poll.register(connection.fileno(), select.POLLIN)
+        poll.register(self._closing, select.POLLIN)
+        while poll.poll(LISTEN_SECONDS * 1000) and not self._closed.is_set():
+            for _ in connection.notifies(timeout=0):
                 self.news.tell()
-            if self._closed.is_set():
-                return
 
     def close(self) -> None:
         """Stop listening; idempotent."""
         self._closed.set()
         self.news.tell()
+        with suppress(OSError):
+            self._closer.send(b"\0")
         if self._thread is not None:
             self._thread.join(timeout=5)
+            if self._thread.is_alive():
+                return
+        self._closing.close()
+        self._closer.close()

@@ -9,8 +9,10 @@ from contextlib import suppress
 
 from orchd_eventstore import EventStore, StoreUnavailable
 
-NEWS_SECONDS = 1.0
-"""Longest time between two hints, should every notification be lost."""
+NEWS_SECONDS = 5.0
+"""Longest time between two hints, should every notification be lost. Each wakes whoever
+listens, and that is most of what an idle daemon does."""
+RETRY_SECONDS = 1.0
 
 
 class NewsHub:
@@ -53,7 +55,7 @@ class NewsHub:
             try:
                 self._store.wait(NEWS_SECONDS)
             except StoreUnavailable:
-                self._closed.wait(NEWS_SECONDS)
+                self._closed.wait(RETRY_SECONDS)
             self._tell()
 
     def _tell(self) -> None:

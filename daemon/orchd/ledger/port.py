@@ -416,5 +416,5 @@ class Ledger(Protocol):
         ...
 
     def news(self) -> AsyncIterator[None]:
-        """Yield whenever the log may have grown (a hint; at least once a second)."""
+        """Yield whenever the log may have grown (a hint; at least every five seconds)."""
         ...

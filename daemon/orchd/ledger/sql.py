@@ -273,5 +273,5 @@ class SQLLedger:
     # --- news -------------------------------------------------------------------------
 
     def news(self) -> AsyncIterator[None]:
-        """Yield whenever the log may have grown; at least once a second."""
+        """Yield whenever the log may have grown; at least every five seconds."""
         return self._news.listen()

@@ -8,6 +8,7 @@ import os
 import socket
 import struct
 from collections.abc import Iterator
+from email.utils import formatdate
 from typing import Any
 
 import httptools
@@ -25,8 +26,6 @@ STOP_SECONDS = 5
 BACKLOG = 1024
 DATE_SECONDS = 1.0
 """How old the `Date` of an answer may be."""
-DATE_TICK = 0
-"""The tick of uvicorn that sets it."""
 
 _CREDENTIALS = struct.Struct("3i")
 
@@ -44,6 +43,7 @@ class GuardedProtocol(HttpToolsProtocol):
         self._head_bytes = 0
         self._idle_bytes = 0
         self._messages = 0
+        self._dated_until = 0.0
         self._head_timer: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as in the base class
@@ -117,6 +117,7 @@ class GuardedProtocol(HttpToolsProtocol):
         self._in_head = False
         self._idle_bytes = 0
         self._head_arrived()
+        self._refresh_date()
         super().on_headers_complete()
 
     def on_message_complete(self) -> None:
@@ -126,6 +127,14 @@ class GuardedProtocol(HttpToolsProtocol):
         self._in_head = True
         self._head_bytes = 0
         self._messages += 1
+
+    def _refresh_date(self) -> None:
+        # uvicorn does it ten times a second, whether anybody asks or not.
+        now = self.loop.time()
+        if now >= self._dated_until:
+            self._dated_until = now + DATE_SECONDS
+            date = (b"date", formatdate(usegmt=True).encode())
+            self.server_state.default_headers = [date, *self.config.encoded_headers]
 
     def _await_head(self) -> None:
         self._head_timer = self.loop.call_later(HEAD_SECONDS, self._head_too_slow)
@@ -194,10 +203,7 @@ class _Embedded(uvicorn.Server):
     async def main_loop(self) -> None:
         # uvicorn's own wakes up ten times a second to look whether it is to exit, which is
         # most of what an idle daemon would do.
-        while not await self.on_tick(DATE_TICK):
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(DATE_SECONDS):
-                    await self._leaving.wait()
+        await self._leaving.wait()
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:

@@ -2,6 +2,8 @@
 
 import asyncio
 import json
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
 from typing import Any
 
 import pytest
@@ -154,3 +156,11 @@ async def test_a_ledger_that_does_not_answer_is_503_with_a_time(
         answer = await api.http.get(path)
         assert (answer.status_code, answer.json()["code"]) == (503, "unavailable")
         assert int(answer.headers["retry-after"]) > 0
+
+
+async def test_an_answer_says_when_it_was_given(api: API) -> None:
+    for _ in range(2):
+        answer = await api.http.get("/livez")
+        given = parsedate_to_datetime(answer.headers["Date"])
+        assert abs((datetime.now(UTC) - given).total_seconds()) < 1.5
+        await asyncio.sleep(1.1)
