@@ -24,6 +24,7 @@ from harness.samples import Samples
 from harness.servers import POSTGRESQL, SQLITE, Place, Servers
 from harness.sizes import Sizes
 from harness.trials import Trial
+from orchd.config.settings import WorkerSettings
 
 RAW, DRAIN, LATENCY, SINGLES = "raw", "drain", "latency", "singles"
 COLD, HTTP, FLIGHT, IDLE, REPLAY = "cold", "http", "in-flight", "idle", "replay"
@@ -181,18 +182,13 @@ class Comparison:
         name, sizes = contestant.name, self._sizes
 
         def fly() -> dict[str, float]:
-            with self._servers.place(contestant.database) as place, self._home() as home:
-                trial = OrchdTrial(place, home, sizes.in_flight_tasks)
-                try:
-                    return orchd_loads.in_flight(
-                        trial, sizes.in_flight_tasks, sizes.in_flight_seconds
-                    )
-                finally:
-                    trial.close()
+            with self._orchd_trial(contestant, sizes.in_flight_tasks) as trial:
+                return orchd_loads.in_flight(
+                    trial, sizes.in_flight_tasks, sizes.in_flight_seconds
+                )
 
         def rest() -> dict[str, float]:
-            with self._trial(contestant) as (trial, _):
-                assert isinstance(trial, OrchdTrial)
+            with self._orchd_trial(contestant, WorkerSettings().concurrency) as trial:
                 return orchd_loads.idle(
                     trial,
                     sizes.idle_finished_tasks,
@@ -219,6 +215,17 @@ class Comparison:
     def _home(self) -> Iterator[Path]:
         with tempfile.TemporaryDirectory(dir=self._folder, prefix="h") as folder:
             yield Path(folder)
+
+    @contextmanager
+    def _orchd_trial(
+        self, contestant: Contestant, concurrency: int
+    ) -> Iterator[OrchdTrial]:
+        with self._home() as home, self._servers.place(contestant.database) as place:
+            trial = OrchdTrial(place, home, concurrency)
+            try:
+                yield trial
+            finally:
+                trial.close()
 
     @contextmanager
     def _trial(self, contestant: Contestant) -> Iterator[tuple[Trial, Path]]:
