@@ -10,7 +10,13 @@ from typing import Protocol
 from orchd.config.settings import Settings
 from orchd.errors import OrchdError, StateMissing
 from orchd.ledger.urls import masked_url
-from orchd.maintenance import database_checks, log_checks, machine_checks, task_checks
+from orchd.maintenance import (
+    database_checks,
+    log_checks,
+    machine_checks,
+    program_checks,
+    task_checks,
+)
 from orchd.maintenance.erasing import carry_out, drop_orphan
 from orchd.maintenance.findings import (
     SHOWN_MAX,
@@ -31,6 +37,7 @@ from orchd.system import System
 from orchd_eventstore import EventStoreError
 
 CHECKS: dict[str, Check] = {
+    "programs": program_checks.programs,
     "database": database_checks.database,
     "disk": database_checks.disk,
     "clock": database_checks.clock,

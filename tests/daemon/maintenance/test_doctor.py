@@ -17,7 +17,7 @@ import msgspec
 import pytest
 
 from orchd.config import places
-from orchd.config.settings import Settings
+from orchd.config.settings import ExecutorSettings, Settings
 from orchd.ledger.locking import WriterLock
 from orchd.ledger.opening import open_ledger
 from orchd.ledger.rows import task_row
@@ -91,6 +91,35 @@ def test_a_server_that_does_not_wait_for_its_disk_is_named(postgres_url: str) ->
     failures = {f.detail.partition(":")[0]: f.hint for f in found if f.level == "fail"}
     assert failures.keys() == {"fsync is off", "full_page_writes is off"}
     assert all(failures.values())
+
+
+def test_programs_and_targets_that_are_not_there_are_named(
+    sqlite_state: str, tmp_path: Path
+) -> None:
+    script = tmp_path / "check.sh"
+    script.write_text("#!/bin/sh\n")
+    script.chmod(0o700)
+
+    def command(name: str, program: str) -> ExecutorSettings:
+        return ExecutorSettings(
+            name=name, type="command", argv=(program,), cwd=str(tmp_path)
+        )
+
+    executors = {
+        "there": command("there", "sh"),
+        "beside": command("beside", "./check.sh"),
+        "missing": command("missing", "no-such-program"),
+        "path": command("path", "./missing.sh"),
+        "target": ExecutorSettings(name="target", type="python", target="nonsense"),
+    }
+    settings = Settings(database=sqlite_state, executors=executors)
+    told = [f for f in examine(settings, system=SYSTEM) if f.check == "programs"]
+    assert [(f.level, f.detail) for f in told[:2]] == [
+        ("warn", "executors.missing: there is no program no-such-program"),
+        ("warn", "executors.path: there is no program ./missing.sh"),
+    ]
+    assert (told[2].level, len(told)) == ("fail", 3)
+    assert "executors.target.target must have the form" in told[2].detail
 
 
 # --- one broken rule at a time --------------------------------------------------------
