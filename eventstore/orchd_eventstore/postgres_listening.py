@@ -6,7 +6,6 @@ import logging
 import select
 import socket
 import threading
-from contextlib import suppress
 from typing import Any
 
 import sqlalchemy as sa
@@ -32,26 +31,30 @@ class Listener:
         self._start_lock = threading.Lock()
         self._thread: threading.Thread | None = None
         self._closed = threading.Event()
-        self._closing, self._closer = socket.socketpair()
+        self._wakers: tuple[socket.socket, socket.socket] | None = None
         self.news = News(self._start)
 
     def _start(self) -> None:
         with self._start_lock:
             if self._thread is None and not self._closed.is_set():
+                self._wakers = socket.socketpair()
                 self._thread = threading.Thread(
-                    target=self._listen, name="eventstore-listen", daemon=True
+                    target=self._listen,
+                    args=(self._wakers[0],),
+                    name="eventstore-listen",
+                    daemon=True,
                 )
                 self._thread.start()
 
-    def _listen(self) -> None:
+    def _listen(self, waker: socket.socket) -> None:
         while not self._closed.is_set():
             try:
-                self._listen_once()
+                self._listen_once(waker)
             except Exception as error:
                 logger.debug("listening was interrupted: %s", error)
                 self._closed.wait(1.0)
 
-    def _listen_once(self) -> None:
+    def _listen_once(self, waker: socket.socket) -> None:
         borrowed = self._engine.raw_connection()
         try:
             connection = borrowed.driver_connection
@@ -59,14 +62,14 @@ class Listener:
             while not self._closed.is_set():
                 connection.execute(f"LISTEN {NOTIFY_CHANNEL}")
                 self.news.tell()
-                self._hear(connection)
+                self._hear(connection, waker)
         finally:
             borrowed.invalidate()
 
-    def _hear(self, connection: Any) -> None:
+    def _hear(self, connection: Any, waker: socket.socket) -> None:
         poll = select.poll()
         poll.register(connection.fileno(), select.POLLIN)
-        poll.register(self._closing, select.POLLIN)
+        poll.register(waker, select.POLLIN)
         while poll.poll(LISTEN_SECONDS * 1000) and not self._closed.is_set():
             for _ in connection.notifies(timeout=0):
                 self.news.tell()
@@ -75,11 +78,13 @@ class Listener:
         """Stop listening; idempotent."""
         self._closed.set()
         self.news.tell()
-        with suppress(OSError):
-            self._closer.send(b"\0")
-        if self._thread is not None:
-            self._thread.join(timeout=5)
-            if self._thread.is_alive():
-                return
-        self._closing.close()
-        self._closer.close()
+        with self._start_lock:
+            thread, self._thread = self._thread, None
+            wakers, self._wakers = self._wakers, None
+        if thread is None or wakers is None:
+            return
+        wakers[1].send(b"\0")
+        thread.join(timeout=5)
+        if not thread.is_alive():
+            for waker in wakers:
+                waker.close()
