@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from orchd_migrations import REVISIONS, has_version, scripts
+from orchd_migrations import HEAD, REVISIONS, current, has_version, scripts
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection
@@ -23,11 +23,14 @@ LOCK_TIMEOUT = "30s"
 def upgrade_database(connection: Connection) -> list[str]:
     """See `orchd_migrations.upgrade`."""
     with _in_turn(connection):
-        empty = not has_version(connection)
+        empty, found = not has_version(connection), current(connection)
         connection.rollback()
         if empty:
             _build(connection)
             return list(REVISIONS)
+        if found == HEAD:
+            # Whoever had the turn before did it.
+            return []
         from orchd_migrations.running import migrate
 
         return migrate(connection)

@@ -291,14 +291,11 @@ def _prepare(connection: sa.Connection, named: str, *, create: bool, migrate: bo
     """Check the schema's version, and upgrade it where that is wanted."""
     import orchd_migrations as migrations
 
-    found = migrations.current(connection)
-    connection.rollback()
+    found = _version(connection, named)
     if found == migrations.HEAD:
         return
     if found is not None and found not in migrations.REVISIONS:
         raise SchemaTooNew(found, migrations.HEAD)
-    if found is None:
-        _require_nothing_else(connection, named)
     if found is None and not create:
         raise StateMissing(f"no state at {named}; `orchd serve` or a submission makes one")
     if found is not None and not migrate:
@@ -309,18 +306,35 @@ def _prepare(connection: sa.Connection, named: str, *, create: bool, migrate: bo
     migrations.upgrade(connection)
 
 
-def _require_nothing_else(connection: sa.Connection, named: str) -> None:
-    """Refuse a database without a version that is not empty: it is no state of orchd."""
+def _version(connection: sa.Connection, named: str) -> str | None:
+    """Return the schema's version, or None of a database that holds nothing."""
     import sqlalchemy as sa
 
+    import orchd_migrations as migrations
+
+    found = migrations.current(connection)
+    connection.rollback()
+    if found is not None:
+        return found
     tables = set(sa.inspect(connection).get_table_names()) - {"alembic_version"}
     connection.rollback()
+    if tables:
+        # Another daemon may have built all of it since the first look.
+        found = migrations.current(connection)
+        connection.rollback()
+    if found is None:
+        _require_nothing_else(tables, named, connection.dialect.name)
+    return found
+
+
+def _require_nothing_else(tables: set[str], named: str, dialect: str) -> None:
+    """Refuse a database without a version that is not empty: it is no state of orchd."""
     if {"log_head", "tasks"} <= tables:
         raise StateUnreadable(
             f"the state at {named} has lost the version of its schema (the row of "
             "alembic_version); restore a backup, or write back the version that it had"
         )
-    if tables and connection.dialect.name == "sqlite":
+    if tables and dialect == "sqlite":
         some = ", ".join(sorted(tables)[:3])
         raise StateUnreadable(
             f"{named} is a SQLite database of something else (it has the tables {some}); "

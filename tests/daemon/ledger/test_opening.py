@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+import orchd_migrations
 from orchd.errors import (
     ConfigurationError,
     SchemaInUse,
@@ -28,8 +29,7 @@ from orchd.ledger.port import LedgerUnavailable
 from orchd.ledger.sql import SQLLedger
 from orchd.system import RealSystem
 from orchd_eventstore.sqlite import driver
-from orchd_migrations import REVISIONS
-from orchd_migrations.scripts import schema
+from orchd_migrations import HEAD, REVISIONS, scripts
 from support.eventstores import connected
 from support.ledgers import Hand
 
@@ -200,6 +200,23 @@ def test_a_database_of_something_else_is_left_alone(path: Path) -> None:
             opened(f"sqlite:///{path}", access=access)
 
 
+def test_a_state_that_another_daemon_makes_meanwhile_is_taken_as_it_is(
+    postgres_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    current, looks = orchd_migrations.current, []
+
+    def slow(connection: Any) -> str | None:
+        looks.append(current(connection))
+        if len(looks) == 1:
+            with connected(postgres_url) as other:
+                scripts.execute(other, scripts.schema("postgresql"))
+        return looks[-1]
+
+    monkeypatch.setattr(orchd_migrations, "current", slow)
+    opened(postgres_url).close_blocking()
+    assert looks == [None, HEAD]
+
+
 async def test_a_state_without_its_version_is_not_taken_for_none(database_url: str) -> None:
     await opened(database_url).close()
     with connected(database_url) as connection:
@@ -273,7 +290,7 @@ def make_older(url: str) -> None:
     dialect = "sqlite" if url.startswith("sqlite") else "postgresql"
     with connected(url) as connection:
         cursor = connection.connection.cursor()
-        for statement in schema(dialect, REVISIONS[-2]):
+        for statement in scripts.schema(dialect, REVISIONS[-2]):
             cursor.execute(statement)
 
 
