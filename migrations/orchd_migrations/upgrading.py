@@ -23,14 +23,14 @@ LOCK_TIMEOUT = "30s"
 def upgrade_database(connection: Connection) -> list[str]:
     """See `orchd_migrations.upgrade`."""
     with _in_turn(connection):
-        empty, found = not has_version(connection), current(connection)
+        if current(connection) == HEAD:
+            # Whoever had the turn before did it.
+            return []
+        empty = not has_version(connection)
         connection.rollback()
         if empty:
             _build(connection)
             return list(REVISIONS)
-        if found == HEAD:
-            # Whoever had the turn before did it.
-            return []
         from orchd_migrations.running import migrate
 
         return migrate(connection)

@@ -1,6 +1,7 @@
 """A subscriber sees every event once, in order, however it is woken."""
 
 import asyncio
+import threading
 import time
 from collections.abc import AsyncIterator
 
@@ -126,3 +127,13 @@ async def test_a_subscriber_survives_the_loss_of_its_connections(
         await asyncio.sleep(0.2)
         proxy.cut_all()
     assert await asyncio.wait_for(collecting, 20) == [1, 2, 3, 4, 5, 6]
+
+
+def test_who_listens_ends_with_its_store(postgres_store_url: str) -> None:
+    """It sleeps until somebody says something, and is not waited for in vain."""
+    store = open_store(postgres_store_url)
+    before = set(threading.enumerate())
+    store.wait(0.1)
+    [listener] = set(threading.enumerate()) - before
+    store.close()
+    assert not listener.is_alive()

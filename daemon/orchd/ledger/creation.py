@@ -8,6 +8,8 @@ databases, 3 MB.
 
 from __future__ import annotations
 
+from typing import Any
+
 import sqlalchemy as sa
 
 from orchd.ledger.claim_function import CLAIM_FUNCTION, claim_ddl
@@ -16,43 +18,31 @@ from orchd.ledger.schema import PROJECTIONS, metadata, ready, tasks, timers
 from orchd_eventstore import creation
 from orchd_eventstore import schema as store_schema
 
-_KEYED = tasks.c.idempotency_key.is_not(None)
+
+def _partial_index(
+    name: str,
+    where: sa.ColumnElement[bool],
+    *columns: sa.ColumnElement[Any],
+    unique: bool = False,
+) -> None:
+    sa.Index(name, *columns, unique=unique, sqlite_where=where, postgresql_where=where)
+
+
+_KEY = tasks.c.idempotency_key
 _HELD = tasks.c.status == sa.literal_column("'in_progress'")
-_CANCELLED = tasks.c.cancel_requested
-sa.Index(
-    "tasks_idempotency_key",
-    tasks.c.namespace,
-    tasks.c.idempotency_key,
-    unique=True,
-    sqlite_where=_KEYED,
-    postgresql_where=_KEYED,
+_HOLDER = (tasks.c.worker, tasks.c.id)
+_partial_index(
+    "tasks_idempotency_key", _KEY.is_not(None), tasks.c.namespace, _KEY, unique=True
 )
 sa.Index("tasks_newest", tasks.c.created_at, tasks.c.id)
 sa.Index("tasks_by_status", tasks.c.status, tasks.c.created_at, tasks.c.id)
 sa.Index("tasks_by_queue", tasks.c.queue, tasks.c.created_at, tasks.c.id)
 sa.Index("tasks_by_executor", tasks.c.executor, tasks.c.created_at, tasks.c.id)
-sa.Index(
-    "tasks_held",
-    tasks.c.worker,
-    tasks.c.id,
-    sqlite_where=_HELD,
-    postgresql_where=_HELD,
-)
-sa.Index(
-    "tasks_cancel_requested",
-    tasks.c.worker,
-    tasks.c.id,
-    sqlite_where=_CANCELLED,
-    postgresql_where=_CANCELLED,
-)
+_partial_index("tasks_held", _HELD, *_HOLDER)
+_partial_index("tasks_cancel_requested", tasks.c.cancel_requested, *_HOLDER)
 for _body in ("description_blob", "payload_blob", "result_blob"):
-    _HAS_BODY = tasks.c[_body].is_not(None)
-    sa.Index(
-        f"tasks_by_{_body}",
-        tasks.c[_body],
-        sqlite_where=_HAS_BODY,
-        postgresql_where=_HAS_BODY,
-    )
+    _column = tasks.c[_body]
+    _partial_index(f"tasks_by_{_body}", _column.is_not(None), _column)
 
 for _table in (ready, timers):
     _table.dialect_options["sqlite"]["with_rowid"] = False
@@ -61,16 +51,10 @@ for _table in (ready, timers):
         "autovacuum_vacuum_scale_factor": 0.02,
         "autovacuum_analyze_scale_factor": 0.05,
     }
-_CRASHED = ready.c.crashes > sa.literal_column("0")
 sa.Index("ready_order", ready.c.priority.desc(), ready.c.ready_at, ready.c.task_id)
 sa.Index("ready_oldest", ready.c.queue, ready.c.ready_at)
-sa.Index(
-    "ready_crashed",
-    ready.c.crashes,
-    ready.c.task_id,
-    sqlite_where=_CRASHED,
-    postgresql_where=_CRASHED,
-)
+_CRASHED = ready.c.crashes > sa.literal_column("0")
+_partial_index("ready_crashed", _CRASHED, ready.c.crashes, ready.c.task_id)
 sa.Index("timers_due", timers.c.due_at)
 
 

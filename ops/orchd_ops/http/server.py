@@ -41,7 +41,7 @@ class GuardedProtocol(HttpToolsProtocol):
         super().__init__(*args, **options)
         self._in_head = True
         self._head_bytes = 0
-        self._idle_bytes = 0
+        self._bytes_since_body = 0
         self._messages = 0
         self._dated_until = 0.0
         self._head_timer: asyncio.TimerHandle | None = None
@@ -59,9 +59,9 @@ class GuardedProtocol(HttpToolsProtocol):
         in_head, messages = self._in_head, self._messages
         if in_head and self._head_timer is None:
             self._await_head()
-        self._idle_bytes += len(data)
+        self._bytes_since_body += len(data)
         self._feed(data)
-        if self._idle_bytes > HEAD_BYTES_MAX + len(data) and not self._in_head:
+        if self._bytes_since_body > HEAD_BYTES_MAX + len(data) and not self._in_head:
             # Since the last part of the body nothing but fields that never end.
             self.transport.close()
             return
@@ -99,7 +99,8 @@ class GuardedProtocol(HttpToolsProtocol):
             for header in self.headers
             if header[0] not in (b"upgrade", b"connection")
         ]
-        if any(name == b"connection" and b"close" in value for name, value in self.headers):
+        words = (value.lower() for name, value in self.headers if name == b"connection")
+        if any(b"close" in word for word in words):
             kept.append(b"connection: close")
         return b"\r\n".join((line, *kept, b"", b""))
 
@@ -108,14 +109,14 @@ class GuardedProtocol(HttpToolsProtocol):
             super().on_header(name, value)
 
     def on_body(self, body: bytes) -> None:
-        self._idle_bytes = 0
+        self._bytes_since_body = 0
         super().on_body(body)
 
     def on_headers_complete(self) -> None:
         if self.parser.should_upgrade():
             return
         self._in_head = False
-        self._idle_bytes = 0
+        self._bytes_since_body = 0
         self._head_arrived()
         self._refresh_date()
         super().on_headers_complete()

@@ -140,12 +140,14 @@ class LocalDoor:
     def open_again(self) -> socket.socket | None:
         """Return a new listening socket when somebody has removed the file of the last.
 
-        Whoever tidies up /tmp removes what has not changed for days.
+        Whoever tidies up temporary files removes what has not changed for days.
         """
         if self._path is None or self._path.exists():
             return None
-        logger.warning("the local socket %s was removed; made anew", self._path)
-        return self.open()
+        listener = self.open()
+        if listener is not None:
+            logger.warning("the local socket %s was removed; made anew", self._path)
+        return listener
 
     def remove(self) -> None:
         """Remove the socket's file, unless it is another daemon's by now."""

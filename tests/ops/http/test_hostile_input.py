@@ -293,6 +293,11 @@ async def test_an_offer_of_another_protocol_is_declined(api: API) -> None:
     writer.write(b"1\r\n}\r\n0\r\n\r\n" + _POST + offer + b"Content-Length: 2\r\n\r\n{}")
     assert await _status(reader) == 201
     assert await _status(reader) == 422
+    # Who wants the connection to end with its answer gets that, offer or not.
+    last = offer.replace(b"Upgrade, ", b"Close, Upgrade, ")
+    writer.write(_POST + last + b"Content-Length: 2\r\n\r\n{}")
+    assert await _status(reader) == 422
+    assert await asyncio.wait_for(reader.read(), 10) == b""
     writer.close()
 
 
