@@ -213,7 +213,8 @@ def test_a_state_that_another_daemon_makes_meanwhile_is_taken_as_it_is(
         return looks[-1]
 
     monkeypatch.setattr(orchd_migrations, "current", slow)
-    opened(postgres_url).close_blocking()
+    # With `in_use`, or the first look would be that for daemons at work.
+    opened(postgres_url, in_use=True).close_blocking()
     assert looks == [None, HEAD]
 
 

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 
+from orchd.client import Client
 from orchd.config import places
 from support.command_line import PROGRAM, CommandLine
 
@@ -52,13 +53,13 @@ def test_a_submission_with_an_id_is_idempotent_and_another_one_conflicts(
     assert either.run("submit", "b", "--executor", "echo", "--id", "x").code == 4
 
 
-def test_a_task_of_the_command_line_is_the_one_that_was_sent_without_it(
+def test_a_task_of_the_command_line_is_the_one_that_the_library_sent(
     cli: CommandLine,
 ) -> None:
-    (cli.directory / "tasks.jsonl").write_text(
-        '{"id": "x", "description": "a", "executor": "echo"}\n'
-    )
-    cli.ok("submit", "--file", "tasks.jsonl")
+    cli.serve()
+    path = places.socket_path(cli.environ["ORCHD_DATABASE"], cli.environ)
+    with Client(path) as client:
+        client.submit("a", id="x", executor="echo")
     assert cli.ok("submit", "a", "--id", "x", "--executor", "echo").stdout.strip() == "x"
 
 
