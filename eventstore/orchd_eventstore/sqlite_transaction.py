@@ -107,22 +107,53 @@ class SqliteTransaction:
         blobs: Sequence[Blob],
         producer: Producer | None,
     ) -> Commit:
-        commit = self._append(items, command_id, blobs, producer)
+        commit = self._repeated(items, command_id)
+        if commit is None:
+            commit = self._append_whole(items, command_id, blobs, producer)
         self.commit()
         return commit
 
-    def _append(
+    def _repeated(self, items: Sequence[Append], command_id: str) -> Commit | None:
+        found = self.execute(COMMIT_RANGE.format(at="recorded_at", mark="?"), (command_id,))
+        if not found:
+            return None
+        first, last, recorded_at = found[0]
+        rows = self.execute(COMMIT_EVENTS.format(mark="?"), (first, last))
+        return resolved(items, command_id, _instant(recorded_at), rows)
+
+    def _append_whole(
         self,
         items: Sequence[Append],
         command_id: str,
         blobs: Sequence[Blob],
         producer: Producer | None,
     ) -> Commit:
-        found = self.execute(COMMIT_RANGE.format(at="recorded_at", mark="?"), (command_id,))
-        if found:
-            first, last, recorded_at = found[0]
-            rows = self.execute(COMMIT_EVENTS.format(mark="?"), (first, last))
-            return resolved(items, command_id, _instant(recorded_at), rows)
+        """Append a batch, or what of it the database will store.
+
+        There is no savepoint around a batch that is stored as a whole, which is nearly
+        every one: within one SQLite keeps all pages as they were, and goes through the
+        list of them with every further statement. What was read before is read under the
+        same conditions again: each row is written only if its version is the expected one.
+        """
+        try:
+            with translated(), rejecting():
+                return self._store(items, command_id, blobs, producer)
+        except BatchRejected as rejected:
+            self.execute("ROLLBACK")
+            self.execute("BEGIN IMMEDIATE")
+            return self._bisect(items, command_id, blobs, producer, rejected)
+
+    def _append_part(
+        self,
+        items: Sequence[Append],
+        command_id: str,
+        blobs: Sequence[Blob],
+        producer: Producer | None,
+    ) -> Commit:
+        """Append a part of a batch that is not stored as a whole."""
+        commit = self._repeated(items, command_id)
+        if commit is not None:
+            return commit
         self.execute("SAVEPOINT batch")
         try:
             with translated(), rejecting():
@@ -143,8 +174,8 @@ class SqliteTransaction:
     ) -> Commit:
         if producer is not None and items:
             halved = [
-                self._append(items, command_id, blobs, None),
-                self._append((), command_id + PRODUCED, (), producer),
+                self._append_part(items, command_id, blobs, None),
+                self._append_part((), command_id + PRODUCED, (), producer),
             ]
             return joined(command_id, halved)
         if len(items) == 1:
@@ -153,7 +184,8 @@ class SqliteTransaction:
         if not items:
             raise rejected
         parts = [
-            self._append(part, command_id + end, blobs, None) for end, part in halves(items)
+            self._append_part(part, command_id + end, blobs, None)
+            for end, part in halves(items)
         ]
         return joined(command_id, parts)
 

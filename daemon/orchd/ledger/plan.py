@@ -224,7 +224,8 @@ class Plan:
 
     def claim(self, index: int, request: ClaimTasks, states: Sequence[TaskState]) -> None:
         """Start tasks for a worker, on their states as the claim found them."""
-        streams = self._claimed.setdefault(index, [])
+        # Anew: a batch that the database does not store as a whole claims once more.
+        streams = self._claimed[index] = []
         command, meta = _start(request), self._meta(request.origin, request.now)
         for state in states:
             stream = Stream(TASK_STREAM + state.id, "tasks", state, is_stored=True)
