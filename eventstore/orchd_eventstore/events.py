@@ -16,11 +16,11 @@ NO_STREAM = 0
 """Expected version of an append that begins its stream."""
 
 
-class Value(msgspec.Struct, frozen=True, kw_only=True):
+class Value(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """The base of the store's immutable values."""
 
 
-class NewEvent(msgspec.Struct, frozen=True):
+class NewEvent(msgspec.Struct, frozen=True, gc=False):
     """An event before it is stored; `data` and `meta` are canonical JSON text."""
 
     type: str
@@ -33,7 +33,7 @@ class NewEvent(msgspec.Struct, frozen=True):
         return cls(type, canonical_json(data), canonical_json(meta))
 
 
-class RecordedEvent(msgspec.Struct, frozen=True):
+class RecordedEvent(msgspec.Struct, frozen=True, gc=False):
     """An event as it was stored."""
 
     position: int

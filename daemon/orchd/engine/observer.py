@@ -16,7 +16,7 @@ from orchd.tasks.events import TaskEvent
 from orchd.tasks.state import TaskState
 
 
-class TaskNews(msgspec.Struct, frozen=True, kw_only=True):
+class TaskNews(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """One task moved; the events are on disk."""
 
     before: TaskState | None
@@ -27,7 +27,7 @@ class TaskNews(msgspec.Struct, frozen=True, kw_only=True):
     """The result, for the commit that completed the task."""
 
 
-class PhaseTiming(msgspec.Struct, frozen=True, kw_only=True):
+class PhaseTiming(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """One execution or one verifier's verification came to its end."""
 
     context: RunContext
@@ -41,7 +41,7 @@ class PhaseTiming(msgspec.Struct, frozen=True, kw_only=True):
     """Lower-case name of the answer's type: `success`, `failure`, `passed`, …"""
 
 
-class CommitTiming(msgspec.Struct, frozen=True, kw_only=True):
+class CommitTiming(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """One commit returned."""
 
     seconds: float

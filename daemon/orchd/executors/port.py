@@ -11,7 +11,7 @@ from orchd.interfaces import Task
 from orchd.tasks.failures import ErrorClass
 
 
-class RunContext(msgspec.Struct, frozen=True, kw_only=True):
+class RunContext(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """What a run knows about itself. Executors and verifiers get it as `context`."""
 
     task_id: str
@@ -43,7 +43,7 @@ class RunContext(msgspec.Struct, frozen=True, kw_only=True):
     """Tells the engine that the run is alive; cheap, may be called at any rate."""
 
 
-class Success(msgspec.Struct, frozen=True, kw_only=True):
+class Success(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """The execution has a result."""
 
     output: str
@@ -51,7 +51,7 @@ class Success(msgspec.Struct, frozen=True, kw_only=True):
     metadata: Mapping[str, Any] = {}
 
 
-class Failure(msgspec.Struct, frozen=True, kw_only=True):
+class Failure(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """The execution failed; another attempt may succeed."""
 
     error: str
@@ -60,14 +60,14 @@ class Failure(msgspec.Struct, frozen=True, kw_only=True):
     """At least this long until the next attempt, when the other side said so."""
 
 
-class Final(msgspec.Struct, frozen=True, kw_only=True):
+class Final(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """The task can never succeed."""
 
     error: str
     error_class: ErrorClass = ErrorClass.FINAL_FAILURE
 
 
-class Deferred(msgspec.Struct, frozen=True, kw_only=True):
+class Deferred(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """Not now: give the task back uncharged.
 
     `until` is an instant in microseconds; without it the retry backoff decides.

@@ -30,7 +30,7 @@ from orchd_eventstore import Append, Execute, Produced
 _encode = msgspec.json.Encoder().encode
 
 
-class _Claimed(msgspec.Struct):
+class _Claimed(msgspec.Struct, gc=False):
     """What the function answers to one claim."""
 
     fenced: bool = False

@@ -33,7 +33,7 @@ class Fenced(Exception):
     """This worker's lease was taken away; it may not claim any more."""
 
 
-class _Value(msgspec.Struct, frozen=True, kw_only=True):
+class _Value(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """The base of the immutable values below."""
 
 
@@ -280,7 +280,7 @@ class WorkerView(_Value, frozen=True, kw_only=True):
     fenced: bool
 
 
-class Look(msgspec.Struct, frozen=True):
+class Look(msgspec.Struct, frozen=True, gc=False):
     """What a worker has to see all the time, as it was at one moment.
 
     Attributes:

@@ -11,7 +11,7 @@ from orchd.tasks.failures import ErrorClass
 from orchd.tasks.state import ReleaseReason
 
 
-class Command(msgspec.Struct, frozen=True, kw_only=True):
+class Command(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """The base of all commands; `now` is the ledger's clock in microseconds."""
 
     now: int
@@ -37,7 +37,7 @@ class RunCommand(Command, frozen=True, kw_only=True):
     run: int
 
 
-class Output(msgspec.Struct, frozen=True, kw_only=True):
+class Output(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """What a successful execution produced, ready to be stored."""
 
     result: Body
@@ -45,7 +45,7 @@ class Output(msgspec.Struct, frozen=True, kw_only=True):
     metadata: msgspec.Raw | None = None
 
 
-class Verdict(msgspec.Struct, frozen=True, kw_only=True):
+class Verdict(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """What one verifier said of a result."""
 
     verifier: str

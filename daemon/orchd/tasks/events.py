@@ -21,11 +21,11 @@ SCHEMA_VERSION = 1
 """The version that `meta.schema` carries for events written by this program."""
 
 
-class Event(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
+class Event(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True, gc=False):
     """The base of everything that is stored in the log as `data`."""
 
 
-class BlobReference(msgspec.Struct, frozen=True):
+class BlobReference(msgspec.Struct, frozen=True, gc=False):
     """Stands in an event for a body that was too large to be stored inline."""
 
     hash: str = msgspec.field(name="$blob")
@@ -51,7 +51,7 @@ def read_reference(text: str) -> BlobReference | None:
         return None
 
 
-class EventMeta(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
+class EventMeta(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True, gc=False):
     """Who wrote an event, when and why; stored beside `data` in every event."""
 
     schema: int

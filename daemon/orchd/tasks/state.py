@@ -53,7 +53,7 @@ class ReleaseReason(StrEnum):
     EXECUTOR_MISSING = "executor_missing"
 
 
-class TaskDraft(msgspec.Struct):
+class TaskDraft(msgspec.Struct, gc=False):
     """Everything known of a task, while its events are being added up.
 
     Field names are the column names of `tasks`. Instants are microseconds since the epoch,
