@@ -42,11 +42,12 @@ class Newsroom:
         """Report a commit and every task that it moved."""
         if not self._observers:
             return
-        events = 0
+        events, moves = 0, list[TaskNews]()
         for request, outcome in zip(requests, outcomes, strict=True):
             events += _count_events(outcome)
-            for news in _task_news(request, outcome):
-                self._tell(lambda observer, news=news: observer.task_moved(news))
+            moves += _task_news(request, outcome)
+        for observer in self._observers:
+            _tell_moves(observer, moves)
         timing = CommitTiming(seconds=seconds, requests=len(requests), events=events)
         self._tell(lambda observer: observer.committed(timing))
 
@@ -76,6 +77,14 @@ class Newsroom:
                 deliver(observer)
             except Exception:
                 logger.exception("observer %s failed", type(observer).__name__)
+
+
+def _tell_moves(observer: Observer, moves: Sequence[TaskNews]) -> None:
+    for news in moves:
+        try:
+            observer.task_moved(news)
+        except Exception:
+            logger.exception("observer %s failed", type(observer).__name__)
 
 
 def _count_events(outcome: Outcome) -> int:

@@ -140,7 +140,7 @@ class Metrics(Observer):
         elif isinstance(event, e.TaskRetried):
             families.retries.labels(task.queue, task.executor, event.error_class).inc()
         elif isinstance(event, e.TaskLateResultRejected):
-            families.late_results.inc()
+            families.late_results.labels().inc()
         elif isinstance(event, e.TaskExecuted | e.TaskCompleted):
             self.count_usage(usage_of(event.result_metadata))
 
@@ -177,9 +177,9 @@ class Metrics(Observer):
     def committed(self, timing: CommitTiming) -> None:
         """Observe a commit that appended something."""
         if timing.events:
-            self._families.append_seconds.observe(timing.seconds)
-            self._families.batch_size.observe(timing.events)
+            self._families.append_seconds.labels().observe(timing.seconds)
+            self._families.batch_size.labels().observe(timing.events)
 
     def lease_lost(self, worker: str) -> None:
         """Count a lost lease."""
-        self._families.leases_lost.inc()
+        self._families.leases_lost.labels().inc()
