@@ -15,7 +15,7 @@ from orchd.engine.committer import Committer
 from orchd.engine.deadlines import Deadlines
 from orchd.engine.lease import LeaseKeeper
 from orchd.engine.news import Newsroom
-from orchd.engine.observer import Observer, TaskNews
+from orchd.engine.observer import CommitTiming, Observer, TaskNews
 from orchd.engine.recovery import LOOKS_PER_LEASE, Recovery
 from orchd.engine.run import Run, Stop
 from orchd.engine.runner import Runner
@@ -28,6 +28,7 @@ from orchd.ledger.port import (
     LedgerUnavailable,
     Outcome,
     Request,
+    SubmitTask,
     WorkerView,
 )
 from orchd.system import System
@@ -305,6 +306,10 @@ class Engine:
         """
         if self.unanswered_seconds > PATIENCE_SECONDS:
             raise self._no_answer(self.unanswered_seconds)
+        if any(map(_makes_ready, requests)):
+            # A claim sees the commit that it travels in, so what is submitted to a worker
+            # with free slots starts with the commit that makes it durable.
+            self._claimer.wake()
         futures = [self.offer(request) for request in requests]
         gathered = asyncio.gather(*futures)
         try:
@@ -452,14 +457,29 @@ class _Listener(Observer):
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
+        self._ready: dict[str, None] = {}
+        """Tasks that one commit made ready and did not start."""
 
     def task_moved(self, news: TaskNews) -> None:
-        if news.after.waiting_until is not None:
-            self._engine.note_due(news.after.waiting_until)
-        elif news.after.status is TaskStatus.PENDING:
+        task = news.after
+        if task.waiting_until is not None:
+            self._engine.note_due(task.waiting_until)
+        elif task.status is TaskStatus.PENDING:
+            self._ready[task.id] = None
+        else:
+            self._ready.pop(task.id, None)
+        for event in news.events:
+            if isinstance(event, TaskCancelRequested):
+                self._engine.stop_task(task.id)
+
+    def committed(self, timing: CommitTiming) -> None:
+        if self._ready:
+            self._ready.clear()
             self._engine.wake()
-        if any(isinstance(event, TaskCancelRequested) for event in news.events):
-            self._engine.stop_task(news.after.id)
+
+
+def _makes_ready(request: Request) -> bool:
+    return isinstance(request, SubmitTask) and request.command.submitted.run_at is None
 
 
 def _forget(future: asyncio.Future[list[Outcome]]) -> None:
