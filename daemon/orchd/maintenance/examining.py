@@ -7,39 +7,19 @@ closely, within the same snapshot of the database.
 
 from __future__ import annotations
 
+import gc
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import suppress
+from contextlib import contextmanager
 from functools import partial
-from itertools import groupby
 from operator import itemgetter
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-import msgspec
-
-from orchd.interfaces import TaskStatus
-from orchd.ledger.rows import TASK_COLUMNS
-from orchd.maintenance.derivation import (
-    COPIED,
-    READY_COLUMNS,
-    TIMER_COLUMNS,
-    Clock,
-    Derived,
-    compare_derived,
-)
+from orchd.maintenance.derivation import Clock, Derived, compare_derived
 from orchd.maintenance.difference import Difference, compare
-from orchd.maintenance.folding import (
-    KINDS,
-    TASKS,
-    Event,
-    Expected,
-    Kind,
-    expect,
-    kind_of,
-    task_values,
-)
+from orchd.maintenance.folding import KINDS, TASKS, Event, Expected, Kind, expect
 from orchd.maintenance.reading import Page, Snapshot, Span, StateReader
-from orchd.tasks.folding import BrokenStream
+from orchd.maintenance.screening import screen
 
 STRETCH_EVENTS = 1_000
 """Events that are folded and compared at once, if their bodies are not large."""
@@ -51,13 +31,7 @@ CLOSE_KEYS = 200
 """Streams that are looked at closely at once."""
 
 NOTHING = Derived(None, None)
-Values = tuple[Any, ...]
-"""A row of `tasks` in the order of `TASK_COLUMNS`."""
-_STATUS, _VERSION, _REASON, _UNTIL, _UPDATED = map(
-    TASK_COLUMNS.index,
-    ("status", "version", "waiting_reason", "waiting_until", "updated_at"),
-)
-_copied = itemgetter(*map(TASK_COLUMNS.index, COPIED))
+_type, _data, _position = itemgetter(2), itemgetter(3), itemgetter(5)
 
 
 class Found(NamedTuple):
@@ -105,7 +79,7 @@ def examine(reader: StateReader, span: Span, head: int) -> Iterator[Look]:
 def _examine_stretch(
     reader: StateReader, span: Span, events_max: int, head: int
 ) -> tuple[Look, list[Event], bool]:
-    with reader.snapshot() as snapshot:
+    with _no_collection(), reader.snapshot() as snapshot:
         events, is_last = snapshot.stretch(span, events_max)
         screening = screen(snapshot, events)
         found = [
@@ -113,14 +87,32 @@ def _examine_stretch(
             for kind, keys in screening.suspects.items()
             for one in look_closely(snapshot, kind, keys, reader.store.now)
         ]
-    counts = Counter(event[2] for event in events if event[5] <= head)
-    look = Look(len(events), counts, screening.tasks, tuple(found))
+    look = Look(len(events), _counts(events, head), screening.tasks, tuple(found))
     return look, events, is_last
+
+
+@contextmanager
+def _no_collection() -> Iterator[None]:
+    # Nothing here makes cycles, and looking for them costs a tenth of the time.
+    collects = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if collects:
+            gc.enable()
+
+
+def _counts(events: Sequence[Event], head: int) -> Counter[str]:
+    counts = Counter(map(_type, events))
+    if max(map(_position, events), default=0) > head:
+        counts.subtract(event[2] for event in events if event[5] > head)
+    return counts
 
 
 def _fitting(events_max: int, events: Sequence[Event]) -> int:
     """Return how many events the next stretch may have, going by the text of this one."""
-    characters = sum(len(event[3]) for event in events)
+    characters = sum(map(len, map(_data, events)))
     if characters > STRETCH_CHARACTERS:
         return max(1, events_max // 2)
     if characters < STRETCH_CHARACTERS // 4:
@@ -181,77 +173,6 @@ def _derived_only(found: Found) -> Iterator[Found]:
     keys = tuple(key for key in found.keys if key not in wrong)
     if keys:
         yield Found(found.table, keys, differences)
-
-
-# --- the quick look -------------------------------------------------------------------
-
-
-class Screening(NamedTuple):
-    """What a quick look at some streams saw."""
-
-    suspects: dict[Kind, list[str]]
-    """The keys of everything that has to be looked at closely."""
-    tasks: int
-    """How many tasks have a row, right or wrong."""
-
-
-def screen(snapshot: Snapshot, events: Sequence[Event]) -> Screening:
-    """Fold the tasks among some streams and compare them with their rows."""
-    suspects: dict[Kind, list[str]] = {kind: [] for kind in KINDS}
-    expected: dict[str, Values] = {}
-    for stream, history in groupby(events, itemgetter(0)):
-        kind, key = kind_of(stream)
-        if kind is TASKS:
-            # What cannot be folded is named by whoever looks closely.
-            with suppress(KeyError, ValueError, BrokenStream, msgspec.MsgspecError):
-                expected[key] = task_values(key, history)
-                continue
-        if kind is not None:
-            suspects[kind].append(key)
-    wrong, tasks = _wrong_rows(snapshot, expected)
-    pending = {
-        key: row
-        for key, row in expected.items()
-        if row[_STATUS] == TaskStatus.PENDING.value and key not in wrong
-    }
-    suspects[TASKS] += sorted(wrong) + _doubtful_derived(snapshot, pending)
-    return Screening({kind: keys for kind, keys in suspects.items() if keys}, tasks)
-
-
-def _wrong_rows(snapshot: Snapshot, expected: dict[str, Values]) -> tuple[set[str], int]:
-    wrong, rows = set(expected), 0
-    for stored in snapshot.task_rows(list(expected)):
-        row = expected.get(stored[0])
-        rows += row is not None
-        # SQLite has no booleans, but its integers compare equal to them.
-        if stored == row:
-            wrong.discard(stored[0])
-    return wrong, rows
-
-
-def _doubtful_derived(snapshot: Snapshot, pending: dict[str, Values]) -> list[str]:
-    """Return the pending tasks whose derived rows are not the obvious ones.
-
-    Since when a task is ready is obvious only as long as nothing happened to it.
-    """
-    keys = list(pending)
-    stored = {
-        table: {row[0]: row for row in snapshot.rows(table, "task_id", names, keys)}
-        for table, names in (("ready", READY_COLUMNS), ("timers", TIMER_COLUMNS))
-    }
-    return [
-        key
-        for key, row in pending.items()
-        if row[_VERSION] > 1
-        or (stored["ready"].get(key), stored["timers"].get(key)) != _obvious(key, row)
-    ]
-
-
-def _obvious(key: str, row: Values) -> tuple[Any, Any]:
-    """Return the rows in `ready` and `timers` of a task that was only submitted."""
-    copied = (key, *_copied(row))
-    reason, until = row[_REASON], row[_UNTIL]
-    return ((*copied, row[_UPDATED]), None) if reason is None else (None, (*copied, until))
 
 
 # --- the close look -------------------------------------------------------------------

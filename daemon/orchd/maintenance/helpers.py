@@ -6,7 +6,6 @@ part with a connection of their own, and tell what they saw; nobody but this pro
 
 from __future__ import annotations
 
-import gc
 import traceback
 from collections import deque
 from collections.abc import Iterator, Sequence
@@ -131,8 +130,6 @@ def _received(connection: Channel) -> Look | None:
 
 
 def _help(connection: Channel, url: str, system: System) -> None:
-    # Nothing here makes cycles, and looking for them costs a tenth of the time.
-    gc.disable()
     # Whoever asked may be gone at any time; then nobody wants to hear anything.
     with suppress(EOFError, ConnectionError):
         try:

@@ -23,6 +23,13 @@ from orchd.tasks.state import (
     WaitingReason,
 )
 
+# Looking up a member of an enumeration takes twice as long as setting a field to it.
+_PENDING = TaskStatus.PENDING
+_IN_PROGRESS = TaskStatus.IN_PROGRESS
+_COMPLETED = TaskStatus.COMPLETED
+_EXECUTE = Phase.EXECUTE
+_VERIFY = Phase.VERIFY
+
 
 class BrokenStream(Exception):
     """A stream does not begin with `task.submitted`, so it has no state."""
@@ -90,39 +97,42 @@ def _begun(task_id: str, version: int, event: e.TaskEvent, meta: e.EventMeta) ->
     if not isinstance(event, e.TaskSubmitted):
         raise BrokenStream(f"stream of task {task_id} has no submission")
     at = meta.at
-    delayed = event.run_at is not None and event.run_at > at
+    run_at = at if event.run_at is None else event.run_at
     description, description_blob = split_body(event.description)
     payload, payload_blob = split_payload(event.payload)
-    return TaskDraft(
-        id=task_id,
-        version=version,
-        namespace=event.namespace,
-        status=TaskStatus.PENDING,
-        phase=Phase.EXECUTE,
-        queue=event.queue,
-        priority=event.priority,
-        lane=event.lane,
-        executor=event.executor,
-        verifiers=event.verifiers,
-        description=description,
-        description_blob=description_blob,
-        payload=payload,
-        payload_blob=payload_blob,
-        metadata=_raw_text(event.metadata),
-        labels=_labels_text(event.labels),
-        parent_id=event.parent_id,
-        idempotency_key=event.idempotency_key,
-        body_hash=event.body_hash,
-        traceparent=meta.traceparent,
-        max_attempts=event.max_attempts,
-        execute_timeout_seconds=event.execute_timeout_seconds,
-        verify_timeout_seconds=event.verify_timeout_seconds,
-        created_at=at,
-        updated_at=at,
-        run_at=at if event.run_at is None else event.run_at,
-        waiting_reason=WaitingReason.TIME.value if delayed else None,
-        waiting_until=event.run_at if delayed else None,
+    draft = TaskDraft(
+        # In the order of the fields: with their names it takes twice as long.
+        task_id,
+        version,
+        event.namespace,
+        _PENDING,
+        _EXECUTE,
+        event.queue,
+        event.priority,
+        event.lane,
+        event.executor,
+        event.verifiers,
+        description,
+        description_blob,
+        payload,
+        payload_blob,
+        raw_text(event.metadata),
+        labels_text(event.labels),
+        event.parent_id,
+        event.idempotency_key,
+        event.body_hash,
+        meta.traceparent,
+        event.max_attempts,
+        event.execute_timeout_seconds,
+        event.verify_timeout_seconds,
+        at,
+        at,
+        run_at,
     )
+    if run_at > at:
+        draft.waiting_reason = WaitingReason.TIME.value
+        draft.waiting_until = run_at
+    return draft
 
 
 def split_body(body: e.Body) -> tuple[str | None, str | None]:
@@ -137,18 +147,20 @@ def split_payload(payload: msgspec.Raw | None) -> tuple[str | None, str | None]:
 
     A payload of `null` is none: the log cannot tell the two apart.
     """
-    text = _raw_text(payload)
+    text = raw_text(payload)
     if text is None or text == "null":
         return None, None
     reference = e.read_reference(text)
     return (text, None) if reference is None else (None, reference.hash)
 
 
-def _raw_text(raw: msgspec.Raw | None) -> str | None:
+def raw_text(raw: msgspec.Raw | None) -> str | None:
+    """Return the JSON text of a value as a row holds it."""
     return None if raw is None else bytes(raw).decode()
 
 
-def _labels_text(labels: dict[str, str]) -> str | None:
+def labels_text(labels: dict[str, str]) -> str | None:
+    """Return labels as the JSON text that a row holds; None without any."""
     if not labels:
         return None
     return msgspec.json.encode(labels, order="sorted").decode()
@@ -185,9 +197,9 @@ def _on_submitted(draft: TaskDraft, event: e.TaskSubmitted, at: int) -> None:
 
 def _on_started(draft: TaskDraft, event: e.TaskStarted, at: int) -> None:
     _stop_waiting(draft)
-    draft.status = TaskStatus.IN_PROGRESS
+    draft.status = _IN_PROGRESS
     # A phase that a newer release added reads as the one that loses nothing.
-    draft.phase = Phase.VERIFY if event.phase == Phase.VERIFY else Phase.EXECUTE
+    draft.phase = _VERIFY if event.phase == _VERIFY else _EXECUTE
     draft.runs = event.run
     draft.attempts = event.attempt
     draft.token = event.token
@@ -199,9 +211,9 @@ def _on_started(draft: TaskDraft, event: e.TaskStarted, at: int) -> None:
 
 
 def _on_executed(draft: TaskDraft, event: e.TaskExecuted, at: int) -> None:
-    draft.phase = Phase.VERIFY
+    draft.phase = _VERIFY
     draft.result, draft.result_blob = split_body(event.result)
-    draft.result_metadata = _raw_text(event.result_metadata)
+    draft.result_metadata = raw_text(event.result_metadata)
     draft.confidence = event.confidence
     draft.passed_verifiers = ()
     draft.verify_errors = 0
@@ -220,8 +232,8 @@ def _on_retried(draft: TaskDraft, event: e.TaskRetried, at: int) -> None:
     _stop_running(draft)
     _stop_waiting(draft)
     _drop_result(draft)
-    draft.status = TaskStatus.PENDING
-    draft.phase = Phase.EXECUTE
+    draft.status = _PENDING
+    draft.phase = _EXECUTE
     draft.verify_errors = 0
     draft.run_at = event.run_at
     if event.run_at > at:
@@ -243,12 +255,12 @@ def _on_completed(draft: TaskDraft, event: e.TaskCompleted, at: int) -> None:
     _stop_running(draft)
     _stop_waiting(draft)
     _drop_error(draft)
-    draft.status = TaskStatus.COMPLETED
+    draft.status = _COMPLETED
     draft.passed_verifiers = (*draft.passed_verifiers, *event.verifiers)
     draft.finished_at = at
     if event.result is not None:
         draft.result, draft.result_blob = split_body(event.result)
-        draft.result_metadata = _raw_text(event.result_metadata)
+        draft.result_metadata = raw_text(event.result_metadata)
         draft.confidence = event.confidence
 
 
@@ -275,12 +287,12 @@ _WAITING_FOR: dict[str, WaitingReason] = {
 
 
 def _on_released(draft: TaskDraft, event: e.TaskReleased, at: int) -> None:
-    if draft.phase is Phase.EXECUTE and draft.status is TaskStatus.IN_PROGRESS:
+    if draft.phase is _EXECUTE and draft.status is _IN_PROGRESS:
         # The executor's result was not recorded, so the attempt was not used up.
         draft.attempts = max(0, draft.attempts - 1)
     _stop_running(draft)
     _wait_after(draft, event, at)
-    draft.status = TaskStatus.PENDING
+    draft.status = _PENDING
     if event.crashed:
         draft.crashes += 1
     if event.reason == ReleaseReason.LATER:
@@ -320,8 +332,8 @@ def _on_requeued(draft: TaskDraft, event: e.TaskRequeued, at: int) -> None:
     _drop_error(draft)
     if not event.verify_only:
         _drop_result(draft)
-    draft.status = TaskStatus.PENDING
-    draft.phase = Phase.VERIFY if event.verify_only else Phase.EXECUTE
+    draft.status = _PENDING
+    draft.phase = _VERIFY if event.verify_only else _EXECUTE
     draft.round = event.round
     draft.attempts = draft.crashes = draft.deferrals = draft.verify_errors = 0
     draft.passed_verifiers = ()
