@@ -21,7 +21,7 @@ from orchd.maintenance.folding import KINDS, TASKS, Event, Expected, Kind, expec
 from orchd.maintenance.reading import Page, Snapshot, Span, StateReader
 from orchd.maintenance.screening import screen
 
-STRETCH_EVENTS = 1_000
+STRETCH_EVENTS = 2_000
 """Events that are folded and compared at once, if their bodies are not large."""
 STRETCH_CHARACTERS = 4_000_000
 """How much text a stretch should hold at most."""

@@ -105,6 +105,10 @@ class StateReader:
         ]
         return spans_between(bounds)
 
+    def let_go(self) -> None:
+        """Give up all connections; whatever is read next opens one again."""
+        self.store.close()
+
     def page(self, kind: Kind, keys: Sequence[str]) -> Page:
         """Return the page of some rows."""
         with self.snapshot() as snapshot:
@@ -224,24 +228,25 @@ class Snapshot:
         text = f"SELECT {columns(names)} FROM {table} WHERE {key} = ANY(?)"
         return self.all(text, (self.dialect.array(keys),)) if keys else []
 
-    def task_rows(self, keys: Sequence[str]) -> list[tuple[Any, ...]]:
-        """Return whole rows of `tasks`, and perhaps some more, in any order.
+    def rows_about(
+        self, table: str, key: str, names: Sequence[str], keys: Sequence[str]
+    ) -> list[tuple[Any, ...]]:
+        """Return what `rows` does, and perhaps some rows more.
 
         A range is read much faster than single keys. Keys that follow each other in the
-        order of streams nearly always do so in the order of tasks.
+        order of streams nearly always do so in the order of rows.
         """
         if not keys:
             return []
         rows_max = 2 * len(keys)
         text = (
-            f"SELECT {columns(TASKS.columns)} FROM {TASKS.table}"
-            f" WHERE {TASKS.key} >= ? AND {TASKS.key} <= ?"
-            f" ORDER BY {TASKS.key} LIMIT {rows_max:d}"
+            f"SELECT {columns(names)} FROM {table} WHERE {key} >= ? AND {key} <= ?"
+            f" ORDER BY {key} LIMIT ?"
         )
-        found = self.all(text, (min(keys), max(keys)))
+        found = self.all(text, (min(keys), max(keys), rows_max))
         if len(found) < rows_max:
             return found
-        return self.rows(TASKS.table, TASKS.key, TASKS.columns, keys)
+        return self.rows(table, key, names, keys)
 
     def page(self, kind: Kind, keys: Sequence[str]) -> Page:
         """Return the rows and the streams of these keys."""

@@ -32,7 +32,7 @@ from orchd.maintenance.reading import Span, StateReader, spans_between
 from orchd.maintenance.resuming import Record, Resumption
 from orchd.system import System
 
-SPAN_EVENTS = 10_000
+SPAN_EVENTS = 5_000
 """Events in one span, which is examined by one process and finished before it counts."""
 SPANS_MAX = 1_024
 ALONE_EVENTS_MAX = 30_000
@@ -212,9 +212,7 @@ class _Replay:
 
     def _examined_parts(self, parts: Sequence[Part]) -> Iterator[Seen]:
         if self._head > ALONE_EVENTS_MAX or self._how.jobs is not None:
-            # Whoever is copied has no database open.
-            self._close()
-            with fork_crew(self._url, self._system, self._how.jobs, len(parts)) as crew:
+            with fork_crew(self._reader, self._how.jobs, len(parts)) as crew:
                 if crew:
                     yield from share_out(crew, parts)
                     return

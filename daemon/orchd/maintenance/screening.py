@@ -72,7 +72,7 @@ def _fold(events: Sequence[Event], suspects: dict[Kind, list[str]]) -> dict[str,
 
 def _wrong_rows(snapshot: Snapshot, expected: dict[str, Values]) -> tuple[set[str], int]:
     """Return the tasks whose rows are not these, and how many of them have a row."""
-    found = snapshot.task_rows(list(expected))
+    found = snapshot.rows_about(TASKS.table, TASKS.key, TASKS.columns, list(expected))
     # Nearly always they are the same rows in the same order.
     if found == list(expected.values()):
         return set(), len(found)
@@ -93,7 +93,7 @@ def _doubtful_derived(snapshot: Snapshot, pending: dict[str, Values]) -> list[st
     """
     keys = list(pending)
     stored = {
-        table: {row[0]: row for row in snapshot.rows(table, "task_id", names, keys)}
+        table: {row[0]: row for row in snapshot.rows_about(table, "task_id", names, keys)}
         for table, names in (("ready", READY_COLUMNS), ("timers", TIMER_COLUMNS))
     }
     return [
