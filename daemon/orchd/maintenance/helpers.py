@@ -6,6 +6,7 @@ part with a connection of their own, and tell what they saw; nobody but this pro
 
 from __future__ import annotations
 
+import gc
 import traceback
 from collections import deque
 from collections.abc import Iterator, Sequence
@@ -131,6 +132,8 @@ def _received(connection: Channel) -> Look | None:
 
 
 def _help(connection: Channel, reader: StateReader) -> None:
+    # What it does makes no cycles, and looking for them would take a while.
+    gc.disable()
     # Whoever asked may be gone at any time; then nobody wants to hear anything.
     with suppress(EOFError, ConnectionError):
         try:

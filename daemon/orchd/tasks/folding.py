@@ -156,7 +156,7 @@ def split_payload(payload: msgspec.Raw | None) -> tuple[str | None, str | None]:
 
 def raw_text(raw: msgspec.Raw | None) -> str | None:
     """Return the JSON text of a value as a row holds it."""
-    return None if raw is None else bytes(raw).decode()
+    return None if raw is None else str(raw, "utf-8")
 
 
 def labels_text(labels: dict[str, str]) -> str | None:
