@@ -16,6 +16,7 @@ _NAMES = {
     "0001": "0001_initial",
     "0002": "0002_one_round_trip",
     "0003": "0003_erasing",
+    "0004": "0004_updates_in_place",
 }
 
 

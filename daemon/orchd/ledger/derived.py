@@ -1,11 +1,20 @@
-"""The triggers that derive `ready` and `timers` from `tasks`.
+"""The triggers that derive `ready`, `timers`, `running` and `aside` from `tasks`.
 
 A pending task that waits for nothing is in `ready`; one that waits for an instant is in
-`timers`; one that waits for anything else is in neither. A claim promotes what is due from
-`timers` to `ready`, which touches neither the task's row nor the log.
+`timers`. A claim promotes what is due from `timers` to `ready`, which touches neither the
+task's row nor the log. A task in progress is in `running`. In `aside` is what nothing moves
+by itself: a finished task that did not complete, and a pending one that waits for something
+else than an instant. So every task is in one of the four, but for those that completed.
+
+The last two stand in the place of indexes on the status in `tasks`. With an index on what
+changes, PostgreSQL writes an entry into every index of a table with each change of a row,
+and the row on another page.
 """
 
 from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import NamedTuple
 
 _COPIED = "queue, executor, verifiers, phase, priority, crashes"
 _READY = "status = 'pending' AND {row}waiting_reason IS NULL"
@@ -31,6 +40,60 @@ PROMOTE_SQLITE = (
 """Parameters of the first as above, of the second the instant."""
 
 
+class _Listing(NamedTuple):
+    """A table that lists tasks in some states.
+
+    Attributes:
+        where: which tasks, with `{row}` before each column.
+        columns: each with the column of `tasks` that it copies.
+        key: the columns that name a row.
+        watched: columns of `tasks`; when one changes, the row is made anew.
+    """
+
+    table: str
+    where: str
+    columns: Mapping[str, str]
+    key: tuple[str, ...]
+    watched: tuple[str, ...]
+
+    def holds(self, row: str) -> str:
+        """Return the condition that a row of `tasks` is listed."""
+        return f"({self.where.format(row=row)})"
+
+    @property
+    def names(self) -> str:
+        """Return the columns for a statement."""
+        return ", ".join(self.columns)
+
+    def copied(self, row: str) -> str:
+        """Return what the columns are copied from."""
+        return ", ".join(f"{row}{source}" for source in self.columns.values())
+
+
+RUNNING = "{row}status = 'in_progress'"
+ASIDE = (
+    "{row}status = 'failed' OR {row}status = 'cancelled' OR {row}status = 'discarded'"
+    " OR {row}status = 'pending' AND {row}waiting_reason IS NOT NULL"
+    " AND {row}waiting_until IS NULL"
+)
+_LISTINGS = (
+    _Listing(
+        "running",
+        RUNNING,
+        {"task_id": "id", "worker": "worker", "cancel_requested": "cancel_requested"},
+        key=("worker", "task_id"),
+        watched=("status", "worker", "cancel_requested"),
+    ),
+    _Listing(
+        "aside",
+        ASIDE,
+        {"task_id": "id", "status": "status", "created_at": "created_at"},
+        key=("task_id",),
+        watched=("status", "waiting_reason", "waiting_until"),
+    ),
+)
+
+
 def derived_ddl(dialect: str) -> list[str]:
     """Return the statements that create the triggers."""
     if dialect == "sqlite":
@@ -42,35 +105,108 @@ def _copied(row: str) -> str:
     return ", ".join(row + column for column in _COPIED.split(", "))
 
 
-def _sqlite_inserts() -> str:
+# --- SQLite ---------------------------------------------------------------------------
+#
+# Triggers of one event fire in no order that is promised, so no two of a table are ever
+# meant for the same change of a row.
+
+
+def _sqlite() -> list[str]:
+    return [*_sqlite_pending(), *(t for each in _LISTINGS for t in _sqlite_listing(each))]
+
+
+def _sqlite_pending() -> list[str]:
     ready = "NEW." + _READY.format(row="NEW.")
     timed = "NEW." + _TIMED.format(row="NEW.")
-    return (
+    inserts = (
         f"  INSERT INTO ready (task_id, {_COPIED}, ready_at)\n"
         f"  SELECT NEW.id, {_copied('NEW.')}, NEW.updated_at WHERE {ready};\n"
         f"  INSERT INTO timers (task_id, {_COPIED}, due_at)\n"
         f"  SELECT NEW.id, {_copied('NEW.')}, NEW.waiting_until WHERE {timed};\n"
     )
-
-
-def _sqlite() -> list[str]:
     deletes = (
         "  DELETE FROM timers WHERE task_id = OLD.id;\n"
         "  DELETE FROM ready WHERE task_id = OLD.id;\n"
     )
-    moved = (
-        "(OLD.status = 'pending' OR NEW.status = 'pending')"
-        " AND (OLD.status IS NOT NEW.status"
-        " OR OLD.waiting_reason IS NOT NEW.waiting_reason"
-        " OR OLD.waiting_until IS NOT NEW.waiting_until)"
-    )
+    pending = "NEW.status = 'pending'"
+    moved = _differ(("status", "waiting_reason", "waiting_until"))
+    left = "OLD.status = 'pending' AND NEW.status <> 'pending'"
     return [
-        "CREATE TRIGGER tasks_derive_insert AFTER INSERT ON tasks"
-        f" WHEN NEW.status = 'pending'\nBEGIN\n{_sqlite_inserts()}END",
-        f"CREATE TRIGGER tasks_derive_update AFTER UPDATE ON tasks WHEN {moved}\n"
-        f"BEGIN\n{deletes}{_sqlite_inserts()}END",
-        f"CREATE TRIGGER tasks_derive_delete AFTER DELETE ON tasks\nBEGIN\n{deletes}END",
+        _sqlite_trigger("derive_insert", "INSERT", pending, inserts),
+        _sqlite_trigger(
+            "derive_update", "UPDATE", f"{pending} AND {moved}", deletes + inserts
+        ),
+        _sqlite_trigger("derive_leave", "UPDATE", left, deletes),
+        _sqlite_trigger("derive_delete", "DELETE", "TRUE", deletes),
     ]
+
+
+def _sqlite_listing(listing: _Listing) -> list[str]:
+    table, was, is_now = listing.table, listing.holds("OLD."), listing.holds("NEW.")
+    key = " AND ".join(f"{name} = OLD.{listing.columns[name]}" for name in listing.key)
+    delete = f"  DELETE FROM {table} WHERE {key};\n"
+    insert = (
+        f"  INSERT INTO {table} ({listing.names})\n  VALUES ({listing.copied('NEW.')});\n"
+    )
+    moved = _differ(listing.watched)
+    return [
+        _sqlite_trigger(f"{table}_insert", "INSERT", is_now, insert),
+        _sqlite_trigger(
+            f"{table}_update", "UPDATE", f"{is_now} AND {moved}", delete + insert
+        ),
+        _sqlite_trigger(f"{table}_leave", "UPDATE", f"{was} AND NOT {is_now}", delete),
+        _sqlite_trigger(f"{table}_delete", "DELETE", was, delete),
+    ]
+
+
+def _differ(names: tuple[str, ...]) -> str:
+    return f"({' OR '.join(f'OLD.{name} IS NOT NEW.{name}' for name in names)})"
+
+
+def _sqlite_trigger(name: str, verb: str, when: str, body: str) -> str:
+    return (
+        f"CREATE TRIGGER tasks_{name} AFTER {verb} ON tasks WHEN {when}\nBEGIN\n{body}END"
+    )
+
+
+# --- PostgreSQL -----------------------------------------------------------------------
+
+_BOTH = "FROM new_rows AS n JOIN old_rows AS o ON o.id = n.id"
+
+
+def _postgresql() -> list[str]:
+    parts = [_postgresql_pending(), *map(_postgresql_listing, _LISTINGS)]
+    new, old = "NEW TABLE AS new_rows", "OLD TABLE AS old_rows"
+    bodies = zip(("insert", "update", "delete"), zip(*parts, strict=True), strict=True)
+    functions = [_function(verb, "".join(texts)) for verb, texts in bodies]
+    return [
+        *functions,
+        _trigger("insert", new),
+        _trigger("update", f"{old} {new}"),
+        _trigger("delete", old),
+    ]
+
+
+def _postgresql_pending() -> tuple[str, str, str]:
+    """Return what the three triggers do to `ready` and `timers`."""
+    moved = _moved(("status", "waiting_reason", "waiting_until"))
+    gone = f"(SELECT o.id {_BOTH}\n      WHERE o.status = 'pending' AND {moved})"
+    # Timers go before ready rows: a promotion that is under way holds the timer, and the
+    # second statement, begun after it has ended, sees the ready row that it left.
+    update = (
+        "  IF EXISTS (SELECT FROM old_rows WHERE status = 'pending') THEN\n"
+        f"    DELETE FROM timers WHERE task_id = ANY (ARRAY{gone});\n"
+        f"    DELETE FROM ready WHERE task_id = ANY (ARRAY{gone});\n"
+        "  END IF;\n"
+        "  IF EXISTS (SELECT FROM new_rows WHERE status = 'pending') THEN\n"
+        + _postgresql_inserts(f"{_BOTH}\n    WHERE {moved} AND ")
+        + "  END IF;\n"
+    )
+    delete = (
+        "  DELETE FROM timers WHERE task_id = ANY (ARRAY(SELECT id FROM old_rows));\n"
+        "  DELETE FROM ready WHERE task_id = ANY (ARRAY(SELECT id FROM old_rows));\n"
+    )
+    return _postgresql_inserts("FROM new_rows AS n WHERE "), update, delete
 
 
 def _postgresql_inserts(source: str) -> str:
@@ -85,38 +221,49 @@ def _postgresql_inserts(source: str) -> str:
     )
 
 
-def _postgresql() -> list[str]:
-    both = "FROM new_rows AS n JOIN old_rows AS o ON o.id = n.id"
-    moved = (
-        "(o.status, o.waiting_reason, o.waiting_until)"
-        " IS DISTINCT FROM (n.status, n.waiting_reason, n.waiting_until)"
+def _postgresql_listing(listing: _Listing) -> tuple[str, str, str]:
+    """Return what the three triggers do to the table of a listing."""
+    was, is_now, moved = listing.holds("o."), listing.holds("n."), _moved(listing.watched)
+    gone = f"{_BOTH}\n      WHERE {was} AND {moved}"
+    came = f"{_BOTH}\n    WHERE {is_now} AND {moved}"
+    update = _if_any("old_rows", listing, _postgresql_delete(listing, gone)) + _if_any(
+        "new_rows", listing, _postgresql_insert(listing, came)
     )
-    gone = f"(SELECT o.id {both}\n      WHERE o.status = 'pending' AND {moved})"
-    # Timers go before ready rows: a promotion that is under way holds the timer, and the
-    # second statement, begun after it has ended, sees the ready row that it left.
-    update = (
-        "  IF EXISTS (SELECT FROM old_rows WHERE status = 'pending') THEN\n"
-        f"    DELETE FROM timers WHERE task_id = ANY (ARRAY{gone});\n"
-        f"    DELETE FROM ready WHERE task_id = ANY (ARRAY{gone});\n"
-        "  END IF;\n"
-        "  IF EXISTS (SELECT FROM new_rows WHERE status = 'pending') THEN\n"
-        + _postgresql_inserts(f"{both}\n    WHERE {moved} AND ")
-        + "  END IF;\n"
+    insert = _postgresql_insert(listing, f"FROM new_rows AS n\n    WHERE {is_now}")
+    delete = _postgresql_delete(listing, f"FROM old_rows AS o\n      WHERE {was}")
+    return (
+        _if_any("new_rows", listing, insert),
+        update,
+        _if_any("old_rows", listing, delete),
     )
-    delete = (
-        "  DELETE FROM timers WHERE task_id = ANY (ARRAY(SELECT id FROM old_rows));\n"
-        "  DELETE FROM ready WHERE task_id = ANY (ARRAY(SELECT id FROM old_rows));\n"
+
+
+def _if_any(rows: str, listing: _Listing, statement: str) -> str:
+    return (
+        f"  IF EXISTS (SELECT FROM {rows} WHERE {listing.holds('')}) THEN\n"
+        f"{statement}  END IF;\n"
     )
-    insert = _postgresql_inserts("FROM new_rows AS n WHERE ")
-    new, old = "NEW TABLE AS new_rows", "OLD TABLE AS old_rows"
-    return [
-        _function("insert", insert),
-        _function("update", update),
-        _function("delete", delete),
-        _trigger("insert", new),
-        _trigger("update", f"{old} {new}"),
-        _trigger("delete", old),
-    ]
+
+
+def _postgresql_insert(listing: _Listing, source: str) -> str:
+    return (
+        f"    INSERT INTO {listing.table} ({listing.names})\n"
+        f"    SELECT {listing.copied('n.')} {source}\n    ON CONFLICT DO NOTHING;\n"
+    )
+
+
+def _postgresql_delete(listing: _Listing, source: str) -> str:
+    # By lists of values, so that the index of the key is used whatever the planner thinks.
+    keys = "\n    AND ".join(
+        f"{name} = ANY (ARRAY(SELECT DISTINCT o.{listing.columns[name]} {source}))"
+        for name in listing.key
+    )
+    return f"    DELETE FROM {listing.table} WHERE {keys};\n"
+
+
+def _moved(names: tuple[str, ...]) -> str:
+    before, after = (", ".join(f"{row}.{name}" for name in names) for row in "on")
+    return f"({before})\n      IS DISTINCT FROM ({after})"
 
 
 def _function(verb: str, body: str) -> str:

@@ -37,15 +37,15 @@ _FENCE_EXPIRED = (
 )
 _RETIRE = (
     "DELETE FROM workers WHERE id = ? AND NOT EXISTS"
-    " (SELECT 1 FROM tasks WHERE status = 'in_progress' AND worker = workers.id)"
+    " (SELECT 1 FROM running WHERE worker = workers.id)"
 )
-# Whoever holds tasks is looked up one after the other along the index of held tasks: there
-# may be ten thousand tasks, but there are few workers.
+# Whoever holds tasks is looked up one after the other along the key of `running`: there may
+# be ten thousand tasks, but there are few workers.
 SELECT_WORKERS = f"""\
 WITH RECURSIVE holders(id) AS (
-  SELECT min(worker) FROM tasks WHERE status = 'in_progress'
+  SELECT min(worker) FROM running
   UNION ALL
-  SELECT (SELECT min(worker) FROM tasks WHERE status = 'in_progress' AND worker > h.id)
+  SELECT (SELECT min(worker) FROM running WHERE worker > h.id)
   FROM holders AS h WHERE h.id IS NOT NULL
 )
 SELECT {columns(WORKER_COLUMNS)} FROM workers

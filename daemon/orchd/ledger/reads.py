@@ -14,6 +14,7 @@ from orchd.interfaces import TaskStatus
 from orchd.ledger.claims import served_queues
 from orchd.ledger.dialects import Dialect
 from orchd.ledger.leases import POSTGRESQL_NOW, SELECT_WORKERS, worker_view
+from orchd.ledger.listing import TaskQuery
 from orchd.ledger.port import (
     Look,
     Outcome,
@@ -40,15 +41,20 @@ from orchd_eventstore import EventStore
 
 _Instant = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
 _TASK = f"SELECT {columns(TASK_COLUMNS)} FROM tasks"
-_HELD = f"{_TASK} WHERE status = 'in_progress' AND worker = ? ORDER BY id LIMIT ?"
-_CANCELLED = "SELECT id FROM tasks WHERE cancel_requested AND worker = ? ORDER BY id"
+_HELD = (
+    f"SELECT {columns(TASK_COLUMNS, 't')} FROM running AS r JOIN tasks AS t"
+    " ON t.id = r.task_id WHERE r.worker = ? ORDER BY r.task_id LIMIT ?"
+)
+_CANCELLED = (
+    "SELECT task_id FROM running WHERE cancel_requested AND worker = ? ORDER BY task_id"
+)
 _LOOK = "SELECT {now}, position, (SELECT min(due_at) FROM timers) FROM log_head"
 _LOOK_POSTGRESQL, _LOOK_SQLITE = (_LOOK.format(now=now) for now in (POSTGRESQL_NOW, "?"))
 _BREAKERS = f"SELECT {columns(BREAKER_COLUMNS)} FROM breakers ORDER BY name"
 _QUEUES = f"SELECT {columns(QUEUE_COLUMNS)} FROM queues ORDER BY name"
 _COUNTERS = "SELECT name, value FROM counters WHERE substr(name, 1, ?) = ?"
 _OLDEST = "SELECT min(ready_at) FROM ready WHERE queue = ?"
-_RUNNING = "SELECT 1 FROM tasks WHERE status = 'in_progress' LIMIT 1"
+_RUNNING = "SELECT 1 FROM running LIMIT 1"
 _WAITING = (
     "SELECT 1 FROM {table} AS r WHERE (r.phase = 'execute' AND r.executor = ANY(?)"
     " OR r.phase = 'verify' AND {verifiable})"
@@ -63,8 +69,8 @@ _DUE_FOR = (
     " AND r.due_at <= ? AND r.queue NOT IN (SELECT name FROM queues WHERE paused) LIMIT 1"
 )
 _PROBE = (
-    "SELECT 1 FROM tasks WHERE status = 'in_progress' AND worker = ?"
-    " AND executor = ? AND phase = 'execute' AND started_at >= ? LIMIT 1"
+    "SELECT 1 FROM running AS r JOIN tasks AS t ON t.id = r.task_id WHERE r.worker = ?"
+    " AND t.executor = ? AND t.phase = 'execute' AND t.started_at >= ? LIMIT 1"
 )
 
 
@@ -98,36 +104,15 @@ class Reads:
 
     def tasks(self, wanted: TaskFilter, limit: int, cursor: str | None) -> TaskPage:
         """List tasks, newest first; `ValueError` for a cursor that none gave."""
-        conditions, parameters = self._conditions(wanted)
+        query = TaskQuery(self._dialect, wanted)
         if cursor is not None:
-            created_at, task_id = _read_cursor(cursor)
-            conditions.append("(created_at, id) < (?, ?)")
-            parameters += [created_at, task_id]
-        where = f" WHERE {' AND '.join(conditions)}" if conditions else ""
-        order = " ORDER BY created_at DESC, id DESC LIMIT ?"
-        rows = self._rows(_TASK + where + order, *parameters, limit + 1)
+            query.continue_after(*_read_cursor(cursor))
+        if query.counts_first:
+            query.choose(len(self._rows(*query.few)))
+        rows = self._rows(*query.page(limit + 1))
         found = tuple(task_state(row) for row in rows[:limit])
         more = len(rows) > limit and found
         return TaskPage(tasks=found, next_cursor=_write_cursor(found[-1]) if more else None)
-
-    def _conditions(self, wanted: TaskFilter) -> tuple[list[str], list[Any]]:
-        equal = {
-            "queue": wanted.queue,
-            "executor": wanted.executor,
-            "error_class": wanted.error_class,
-        }
-        given: list[tuple[str, Any]] = [
-            (f"{name} = ?", value) for name, value in equal.items() if value is not None
-        ]
-        if len(wanted.statuses) == 1:
-            given.append(("status = ?", wanted.statuses[0]))
-        elif wanted.statuses:
-            given.append(("status = ANY(?)", self._dialect.array(wanted.statuses)))
-        if wanted.since is not None:
-            given.append(("created_at >= ?", wanted.since))
-        if wanted.updated_before is not None:
-            given.append(("updated_at < ?", wanted.updated_before))
-        return [text for text, _ in given], [value for _, value in given]
 
     def held_by(self, worker_id: str, limit: int) -> list[TaskState]:
         """Return tasks in progress of a worker."""

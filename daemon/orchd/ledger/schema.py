@@ -5,6 +5,8 @@ queues    one row per queue that was ever paused
 breakers  one row per breaker that ever opened
 ready     derived: the pending tasks that wait for nothing
 timers    derived: the pending tasks that wait for an instant
+running   derived: the tasks in progress, by worker
+aside     derived: the tasks that nothing moves by itself, but for those that completed
 workers   the leases of daemons; rows, not events
 limits    one row per queue with a limit, to be locked while its tasks are counted
 
@@ -186,6 +188,22 @@ def _derived(name: str, instant: str) -> sa.Table:
 
 ready = _derived("ready", "ready_at")
 timers = _derived("timers", "due_at")
+
+running = sa.Table(
+    "running",
+    metadata,
+    sa.Column("worker", _name(), primary_key=True),
+    sa.Column("task_id", _name(), primary_key=True),
+    sa.Column("cancel_requested", sa.Boolean, nullable=False),
+)
+
+aside = sa.Table(
+    "aside",
+    metadata,
+    sa.Column("task_id", _name(), primary_key=True),
+    sa.Column("status", _name(), nullable=False),
+    sa.Column("created_at", sa.BigInteger, nullable=False),
+)
 
 workers = sa.Table(
     "workers",

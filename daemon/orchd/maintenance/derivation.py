@@ -1,4 +1,4 @@
-"""What tables `ready` and `timers` should hold for a task."""
+"""What the tables that are derived from `tasks` should hold for a task."""
 
 from __future__ import annotations
 
@@ -16,6 +16,8 @@ COPIED = ("queue", "executor", "verifiers", "phase", "priority", "crashes")
 """Columns that both tables copy from the task's row."""
 READY_COLUMNS = ("task_id", *COPIED, "ready_at")
 TIMER_COLUMNS = ("task_id", *COPIED, "due_at")
+RUNNING_COLUMNS = ("task_id", "worker", "cancel_requested")
+ASIDE_COLUMNS = ("task_id", "status", "created_at")
 CLOCK_TOLERANCE = 60 * MICROSECONDS_PER_SECOND
 """A timer counts as due this early: promotion goes by the clock of whoever claims."""
 
@@ -25,22 +27,37 @@ Clock = Callable[[], int]
 
 
 class Derived(NamedTuple):
-    """The rows of one task in both tables."""
+    """The rows of one task in all these tables."""
 
-    ready: Row | None
-    timer: Row | None
+    ready: Row | None = None
+    timer: Row | None = None
+    running: Row | None = None
+    aside: Row | None = None
 
 
 def derive(expected: Expected) -> Derived:
     """Return the rows that follow from a task's row, before any timer is promoted."""
     task = expected.task
-    if task is None or task.status is not TaskStatus.PENDING:
-        return Derived(None, None)
+    if task is None or task.status is TaskStatus.COMPLETED:
+        return Derived()
+    if task.status is TaskStatus.IN_PROGRESS:
+        asked = task.cancel_requested
+        return Derived(running=_row(RUNNING_COLUMNS, task.id, task.worker, asked))
+    if task.status is not TaskStatus.PENDING:
+        return Derived(aside=_aside(task))
     if task.waiting_reason is None:
-        return Derived(_copy(task) | {"ready_at": expected.ready_since}, None)
+        return Derived(ready=_copy(task) | {"ready_at": expected.ready_since})
     if task.waiting_until is None:
-        return Derived(None, None)
-    return Derived(None, _copy(task) | {"due_at": task.waiting_until})
+        return Derived(aside=_aside(task))
+    return Derived(timer=_copy(task) | {"due_at": task.waiting_until})
+
+
+def _row(names: tuple[str, ...], *values: Any) -> Row:
+    return dict(zip(names, values, strict=True))
+
+
+def _aside(task: TaskState) -> Row:
+    return _row(ASIDE_COLUMNS, task.id, task.status.value, task.created_at)
 
 
 def _copy(task: TaskState) -> Row:
@@ -64,6 +81,15 @@ def compare_derived(
     yield from compare("timers", task_id, stored.timer, wanted.timer)
 
 
+def compare_listed(
+    task_id: str, stored: Derived, expected: Expected
+) -> Iterator[Difference]:
+    """Yield where a task is listed by its status, and should not be or otherwise."""
+    wanted = derive(expected)
+    yield from compare("running", task_id, stored.running, wanted.running)
+    yield from compare("aside", task_id, stored.aside, wanted.aside)
+
+
 def _promoted(wanted: Derived, stored: Derived, clock: Clock) -> Derived:
     # A due timer may already have become ready; nothing in the log tells when.
     if wanted.timer is None or stored.timer is not None or stored.ready is None:
@@ -72,4 +98,4 @@ def _promoted(wanted: Derived, stored: Derived, clock: Clock) -> Derived:
     if due_at > clock() + CLOCK_TOLERANCE:
         return wanted
     ready = {k: v for k, v in wanted.timer.items() if k != "due_at"}
-    return Derived(ready | {"ready_at": due_at}, None)
+    return Derived(ready=ready | {"ready_at": due_at})

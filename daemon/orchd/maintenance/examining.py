@@ -15,7 +15,12 @@ from functools import partial
 from operator import itemgetter
 from typing import NamedTuple
 
-from orchd.maintenance.derivation import Clock, Derived, compare_derived
+from orchd.maintenance.derivation import (
+    Clock,
+    Derived,
+    compare_derived,
+    compare_listed,
+)
 from orchd.maintenance.difference import Difference, compare
 from orchd.maintenance.folding import KINDS, TASKS, Event, Expected, Kind, expect
 from orchd.maintenance.reading import Page, Snapshot, Span, StateReader
@@ -30,7 +35,7 @@ KEYS_MAX = 5_000
 CLOSE_KEYS = 200
 """Streams that are looked at closely at once."""
 
-NOTHING = Derived(None, None)
+NOTHING = Derived()
 _type, _data, _position = itemgetter(2), itemgetter(3), itemgetter(5)
 
 
@@ -204,7 +209,11 @@ def compare_page(page: Page, clock: Clock) -> Found | None:
 def _compare_row(
     page: Page, key: str, expected: Expected, clock: Clock
 ) -> Iterator[Difference]:
-    yield from compare(page.kind.table, key, page.stored.get(key), expected.row)
+    wrong = list(compare(page.kind.table, key, page.stored.get(key), expected.row))
+    yield from wrong
     if page.kind is TASKS:
         derived = page.derived.get(key, NOTHING)
         yield from compare_derived(key, derived, expected, clock)
+        if not wrong:
+            # With a wrong status the lists are what they should be for that.
+            yield from compare_listed(key, derived, expected)

@@ -159,14 +159,14 @@ def _update(
 
 
 def _derived_repairs(key: str, expected: Expected) -> Iterator[Statement]:
-    """Yield what makes `ready` and `timers` right for a task whose row is.
+    """Yield what makes the derived tables right for a task whose row is.
 
     Each statement takes the task's lock and is carried out only if the task has not
     moved. What is missing is put in before what is too much is taken away, so that
     a task that could be claimed can be found at every moment.
     """
     if expected.row is None:
-        for table in ("ready", "timers"):
+        for table in ("ready", "timers", "running", "aside"):
             yield (
                 f"DELETE FROM {table} WHERE task_id = ?"
                 " AND NOT EXISTS (SELECT 1 FROM tasks WHERE id = ?)",
@@ -187,6 +187,27 @@ def _derived_repairs(key: str, expected: Expected) -> Iterator[Statement]:
     else:
         yield _removal("ready", task)
         yield _removal("timers", task)
+    yield from _listing_repairs("running", ("worker", "task_id"), wanted.running, task)
+    yield from _listing_repairs("aside", ("task_id",), wanted.aside, task)
+
+
+def _listing_repairs(
+    table: str, key: Sequence[str], wanted: Mapping[str, Any] | None, task: tuple[str, int]
+) -> Iterator[Statement]:
+    if wanted is None:
+        yield _removal(table, task)
+        return
+    sources = ", ".join(f"t.{'id' if name == 'task_id' else name}" for name in wanted)
+    changes = ", ".join(f"{name} = excluded.{name}" for name in wanted)
+    yield (
+        f"INSERT INTO {table} ({', '.join(wanted)}) SELECT {sources} {_LOCKED_TASK}"
+        f" ON CONFLICT ({', '.join(key)}) DO UPDATE SET {changes}",
+        task,
+    )
+    for name in key[:-1]:
+        # What has another key is no row that the first statement could have changed.
+        text, parameters = _removal(table, task)
+        yield f"{text} AND {name} <> ?", (*parameters, wanted[name])
 
 
 def _upsert(table: str, column: str, instant: int, task: tuple[str, int]) -> Statement:

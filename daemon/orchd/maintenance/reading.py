@@ -12,9 +12,16 @@ from typing import Any, NamedTuple, TypeVar
 
 import sqlalchemy as sa
 
+from orchd.ledger.derived import ASIDE, RUNNING
 from orchd.ledger.dialects import POSTGRESQL, SQLITE, Dialect
 from orchd.ledger.rows import columns
-from orchd.maintenance.derivation import READY_COLUMNS, TIMER_COLUMNS, Derived
+from orchd.maintenance.derivation import (
+    ASIDE_COLUMNS,
+    READY_COLUMNS,
+    RUNNING_COLUMNS,
+    TIMER_COLUMNS,
+    Derived,
+)
 from orchd.maintenance.folding import TASKS, Event, Kind, StoredEvent
 from orchd.system import System
 from orchd_eventstore import EventStore, StoreUnavailable, Transaction
@@ -213,11 +220,18 @@ class Snapshot:
         return tuple(row[0] for row in self.all(text, (after, up_to)))
 
     def stray_keys(self) -> tuple[str, ...]:
-        """Return what `ready` and `timers` name although no such task is pending."""
+        """Return what derived tables name although no task is in that state."""
+        pending = "t.status = 'pending'"
+        holds = {
+            "ready": pending,
+            "timers": pending,
+            "running": f"{RUNNING.format(row='t.')} AND t.worker = d.worker",
+            "aside": f"({ASIDE.format(row='t.')}) AND t.status = d.status",
+        }
         parts = (
             f"SELECT task_id FROM {table} AS d WHERE NOT EXISTS"
-            " (SELECT 1 FROM tasks AS t WHERE t.id = d.task_id AND t.status = 'pending')"
-            for table in ("ready", "timers")
+            f" (SELECT 1 FROM tasks AS t WHERE t.id = d.task_id AND {condition})"
+            for table, condition in holds.items()
         )
         return tuple(row[0] for row in self.all(" UNION ".join(parts)))
 
@@ -273,7 +287,23 @@ class Snapshot:
     def _derived(self, keys: Sequence[str]) -> dict[str, Derived]:
         ready = self._by_key("ready", "task_id", READY_COLUMNS, keys)
         timers = self._by_key("timers", "task_id", TIMER_COLUMNS, keys)
-        return {key: Derived(ready.get(key), timers.get(key)) for key in keys}
+        aside = self._by_key("aside", "task_id", ASIDE_COLUMNS, keys)
+        running = self._running(keys)
+        return {
+            key: Derived(ready.get(key), timers.get(key), running.get(key), aside.get(key))
+            for key in keys
+        }
+
+    def _running(self, keys: Sequence[str]) -> dict[str, Row]:
+        """Return the rows of `running`; two of one task read as one of both workers."""
+        found: dict[str, Row] = {}
+        for values in self.rows("running", "task_id", RUNNING_COLUMNS, keys):
+            row = dict(zip(RUNNING_COLUMNS, values, strict=True))
+            other = found.get(row["task_id"])
+            if other is not None:
+                row["worker"] = f"{other['worker']}, {row['worker']}"
+            found[row["task_id"]] = row
+        return found
 
     def _by_key(
         self, table: str, key: str, names: Sequence[str], keys: Sequence[str]

@@ -6,7 +6,7 @@ so this may suspect too much, but never too little.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from itertools import groupby
 from operator import itemgetter
 from typing import Any, NamedTuple
@@ -15,20 +15,36 @@ import msgspec
 
 from orchd.interfaces import TaskStatus
 from orchd.ledger.rows import TASK_COLUMNS
-from orchd.maintenance.derivation import COPIED, READY_COLUMNS, TIMER_COLUMNS
+from orchd.maintenance.derivation import (
+    ASIDE_COLUMNS,
+    COPIED,
+    READY_COLUMNS,
+    RUNNING_COLUMNS,
+    TIMER_COLUMNS,
+)
 from orchd.maintenance.folding import KINDS, TASKS, Event, Kind, kind_of, task_values
 from orchd.maintenance.reading import Snapshot
 from orchd.tasks.folding import BrokenStream
 
 Values = tuple[Any, ...]
 """A row of `tasks` in the order of `TASK_COLUMNS`."""
-_STATUS, _VERSION, _REASON, _UNTIL, _UPDATED = map(
+_STATUS, _VERSION, _REASON, _UNTIL, _UPDATED, _CREATED, _WORKER, _ASKED = map(
     TASK_COLUMNS.index,
-    ("status", "version", "waiting_reason", "waiting_until", "updated_at"),
+    (
+        "status",
+        "version",
+        "waiting_reason",
+        "waiting_until",
+        "updated_at",
+        "created_at",
+        "worker",
+        "cancel_requested",
+    ),
 )
 _copied = itemgetter(*map(TASK_COLUMNS.index, COPIED))
 _stream = itemgetter(0)
-_PENDING = TaskStatus.PENDING.value
+_PENDING, _IN_PROGRESS = TaskStatus.PENDING.value, TaskStatus.IN_PROGRESS.value
+_COMPLETED = TaskStatus.COMPLETED.value
 
 
 class Screening(NamedTuple):
@@ -51,6 +67,7 @@ def screen(snapshot: Snapshot, events: Sequence[Event]) -> Screening:
         if row[_STATUS] == _PENDING and key not in wrong
     }
     suspects[TASKS] += sorted(wrong) + _doubtful_derived(snapshot, pending)
+    suspects[TASKS] += _doubtful_lists(snapshot, expected, wrong)
     return Screening({kind: keys for kind, keys in suspects.items() if keys}, tasks)
 
 
@@ -102,6 +119,33 @@ def _doubtful_derived(snapshot: Snapshot, pending: dict[str, Values]) -> list[st
         if row[_VERSION] > 1
         or (stored["ready"].get(key), stored["timers"].get(key)) != _obvious(key, row)
     ]
+
+
+def _doubtful_lists(
+    snapshot: Snapshot, expected: dict[str, Values], wrong: set[str]
+) -> list[str]:
+    """Return the tasks that are listed by their status, and not as they should be.
+
+    Tasks that are listed and should not be are found by the search for strays.
+    """
+    wanted: dict[str, dict[str, Values]] = {"running": {}, "aside": {}}
+    for key, row in expected.items():
+        if row[_STATUS] != _COMPLETED and key not in wrong:
+            for table, listed in _listed(key, row):
+                wanted[table][key] = listed
+    doubtful: list[str] = []
+    for table, names in (("running", RUNNING_COLUMNS), ("aside", ASIDE_COLUMNS)):
+        stored = snapshot.rows_about(table, "task_id", names, list(wanted[table]))
+        found = {row[0]: tuple(row) for row in stored}
+        doubtful += [key for key, row in wanted[table].items() if found.get(key) != row]
+    return doubtful
+
+
+def _listed(key: str, row: Values) -> Iterator[tuple[str, Values]]:
+    if row[_STATUS] == _IN_PROGRESS:
+        yield "running", (key, row[_WORKER], row[_ASKED])
+    elif row[_STATUS] != _PENDING or (row[_REASON] is not None and row[_UNTIL] is None):
+        yield "aside", (key, row[_STATUS], row[_CREATED])
 
 
 def _obvious(key: str, row: Values) -> tuple[Any, Any]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any
 
 import pytest
@@ -13,9 +13,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from orchd.interfaces import TaskStatus
-from orchd.ledger import schema
+from orchd.ledger import listing, schema
 from orchd.ledger.opening import open_ledger
-from orchd.ledger.port import Acted, Claimed, LedgerUnavailable, Refusal, Request
+from orchd.ledger.port import (
+    Acted,
+    Claimed,
+    LedgerUnavailable,
+    Refusal,
+    Request,
+    TaskFilter,
+)
 from orchd.ledger.reads import Reads
 from orchd.ledger.resolution import stamped
 from orchd.ledger.rows import TASK_COLUMNS, columns, task_row, task_state
@@ -24,7 +31,7 @@ from orchd.system import RealSystem
 from orchd.tasks import commands as c
 from orchd.tasks.failures import ErrorClass
 from orchd.tasks.machine import fold
-from orchd.tasks.state import ReleaseReason
+from orchd.tasks.state import ReleaseReason, TaskState
 from orchd_eventstore import OutcomeUnknown, Session
 from support.eventstores import connected, waiting_backends
 from support.ledgers import Hand, owned
@@ -69,7 +76,47 @@ def require_consistent(ledger: SQLLedger) -> None:
     assert ready <= found_ready <= ready | timed
     assert found_ready | found_timed == ready | timed
     assert not found_ready & found_timed
+    require_listed(ledger, states)
     assert ledger.store.verify().bad is None
+
+
+def require_listed(ledger: SQLLedger, states: list[TaskState]) -> None:
+    """Fail unless the tables by status, and the lists made of them, hold these states."""
+    running = rows_of(ledger, "SELECT task_id, worker, cancel_requested FROM running")
+    assert {(task, worker, bool(asked)) for task, worker, asked in running} == {
+        (s.id, s.worker, s.cancel_requested)
+        for s in states
+        if s.status is TaskStatus.IN_PROGRESS
+    }
+    aside = rows_of(ledger, "SELECT task_id, status, created_at FROM aside")
+    unsuccessful = (TaskStatus.FAILED, TaskStatus.CANCELLED, TaskStatus.DISCARDED)
+    assert set(aside) == {
+        (s.id, s.status.value, s.created_at)
+        for s in states
+        if s.status in unsuccessful or (s.waiting_reason and s.waiting_until is None)
+    }
+    for statuses in [(), *((s.value,) for s in TaskStatus), *LISTED_TOGETHER]:
+        wanted = [s for s in states if not statuses or s.status.value in statuses]
+        wanted.sort(key=lambda state: (state.created_at, state.id), reverse=True)
+        assert list(pages(ledger, statuses)) == wanted
+
+
+LISTED_TOGETHER = (
+    ("pending", "in_progress"),
+    ("failed", "completed"),
+    ("failed", "cancelled"),
+)
+
+
+def pages(ledger: SQLLedger, statuses: tuple[str, ...]) -> Iterator[TaskState]:
+    """Yield the tasks of a list, page by page."""
+    reads, cursor = Reads(ledger.store, ledger.dialect), None
+    while True:
+        page = reads.tasks(TaskFilter(statuses=statuses), 2, cursor)
+        yield from page.tasks
+        cursor = page.next_cursor
+        if cursor is None:
+            return
 
 
 Step = Callable[[Hand, str, dict[str, Any]], Request]
@@ -437,3 +484,17 @@ async def test_an_illegal_row_of_a_task_is_refused(database_url: str, rule: str)
                 connection.execute(insert.values(row | {"id": "c"} | ILLEGAL[rule]))
     finally:
         engine.dispose()
+
+
+async def test_where_many_tasks_wait_a_list_goes_along_their_creation(
+    ledger: SQLLedger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hand = Hand(ledger)
+    await hand.register()
+    for name in IDS:
+        await hand.submit(name)
+    await hand.claimed(1)
+    states = [state for name in IDS if (state := await ledger.task(name)) is not None]
+    for most in (0, 10):
+        monkeypatch.setattr(listing, "SORTED_MAX", most)
+        require_listed(ledger, states)
