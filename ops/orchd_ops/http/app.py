@@ -6,7 +6,7 @@ import asyncio
 import functools
 import importlib.metadata
 import logging
-from collections.abc import Awaitable, Callable, Collection
+from collections.abc import Awaitable, Callable, Collection, Mapping
 
 from starlette.applications import Starlette
 from starlette.requests import ClientDisconnect, Request
@@ -67,7 +67,8 @@ def build_app(
     router = Starlette(routes=routes).router
     router.redirect_slashes = False
     router.default = _no_such_path
-    return DoorKeeper(router, doors)
+    fixed = {route.path: route.app for route in routes if not route.param_convertors}
+    return DoorKeeper(Crossing(fixed, router), doors)
 
 
 async def ledger_health(operations: Operations) -> list[str]:
@@ -77,6 +78,21 @@ async def ledger_health(operations: Operations) -> list[str]:
     except LedgerUnavailable as error:
         return [f"the database does not answer: {error}"]
     return []
+
+
+class Crossing:
+    """Knows at once where a path without parameters leads, and asks a router else.
+
+    A router compares a path with one pattern after the other.
+    """
+
+    def __init__(self, fixed: Mapping[str, ASGIApp], router: ASGIApp) -> None:
+        self._fixed = fixed
+        self._router = router
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        app = self._fixed.get(scope["path"], self._router)
+        await app(scope, receive, send)
 
 
 class Resource:
@@ -108,27 +124,29 @@ class Resource:
         return problem(405, "wrong_method", detail, instance=instance, headers=headers)
 
     async def _answer(self, handler: Handler, request: Request) -> ASGIApp:
-        instance = request.url.path
         try:
             return await handler(Call(request, self._services))
-        except NotJSONType as error:
+        except ClientDisconnect:
+            raise
+        except asyncio.CancelledError:
+            return self._cancelled(request.url.path)
+        except Exception as error:
+            return self._failed(error, request.url.path)
+
+    def _failed(self, error: Exception, instance: str) -> ASGIApp:
+        if isinstance(error, NotJSONType):
             return problem(415, error.code, error.detail, instance=instance)
-        except TooSlow as error:
+        if isinstance(error, TooSlow):
             headers = {"Connection": "close"}
             return problem(
                 408, error.code, error.detail, instance=instance, headers=headers
             )
-        except (OperationError, LedgerUnavailable) as error:
+        if isinstance(error, OperationError | LedgerUnavailable):
             return problem_of(error, instance)
-        except ClientDisconnect:
-            raise
-        except asyncio.CancelledError:
-            return self._cancelled(instance)
-        except Exception:
-            # The instance is percent-encoded, so it cannot forge a line of the log.
-            logger.exception("a request for %s failed", instance)
-            detail = "the daemon made a mistake; its log holds the details"
-            return problem(500, "internal", detail, instance=instance)
+        # The instance is percent-encoded, so it cannot forge a line of the log.
+        logger.error("a request for %s failed", instance, exc_info=error)
+        detail = "the daemon made a mistake; its log holds the details"
+        return problem(500, "internal", detail, instance=instance)
 
     def _cancelled(self, instance: str) -> ASGIApp:
         # An engine that stops cancels what it has not committed. A request of which

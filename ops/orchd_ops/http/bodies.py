@@ -5,12 +5,12 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
-from starlette.datastructures import Headers
 from starlette.requests import ClientDisconnect
 from starlette.types import Receive
 
 from orchd.operations.errors import OperationError, TooLarge
 from orchd.operations.json_text import read_json
+from orchd_ops.http.fields import Fields
 
 BODY_BYTES_MAX = 16 * 1024 * 1024
 """Largest body of a request."""
@@ -33,7 +33,7 @@ class TooSlow(OperationError):
     code = "timeout"
 
 
-async def read_body(headers: Headers, receive: Receive) -> Any:
+async def read_body(fields: Fields, receive: Receive) -> Any:
     """Return the parsed body, or None when there is none.
 
     Raises:
@@ -41,28 +41,28 @@ async def read_body(headers: Headers, receive: Receive) -> Any:
         NotJSON, Invalid: as in `read_json`.
         ClientDisconnect: nobody waits for an answer any more.
     """
-    declared = headers.get("content-length", "")
+    declared = fields.get(b"content-length")
     if declared.isdigit() and len(declared) > 18:
         raise _too_large()
     if declared.isdigit() and int(declared) > BODY_BYTES_MAX:
-        if "expect" not in headers:
+        if b"expect" not in fields:
             await _discard(receive, 0)
         raise _too_large()
     body = await _collect(receive)
     if not body:
         return None
-    _check_type(headers)
+    _check_type(fields)
     return read_json(body)
 
 
-def _check_type(headers: Headers) -> None:
-    kind, _, options = headers.get("content-type", "").partition(";")
+def _check_type(fields: Fields) -> None:
+    kind, _, options = fields.get(b"content-type").partition(";")
     kind = kind.strip().lower()
     if kind != "application/json" and not (
         kind.startswith("application/") and kind.endswith("+json")
     ):
         raise NotJSONType("send the body as Content-Type: application/json")
-    if headers.get("content-encoding", "identity").strip().lower() != "identity":
+    if fields.get(b"content-encoding", "identity").strip().lower() != "identity":
         raise NotJSONType("send the body without a Content-Encoding")
     charset = options.replace(" ", "").replace('"', "").lower()
     if "charset=" in charset and "charset=utf-8" not in charset:

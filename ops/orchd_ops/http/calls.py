@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Callable, Collection, Mapping
 from contextlib import suppress
 from typing import Any, NamedTuple, TypeAlias
 
+from starlette.datastructures import QueryParams
 from starlette.requests import Request
 from starlette.types import ASGIApp
 
@@ -16,6 +17,7 @@ from orchd.operations.errors import Fault, Invalid, invalid
 from orchd.operations.json_text import shorten
 from orchd.operations.names import KEY_RULE, is_key
 from orchd_ops.http.bodies import read_body
+from orchd_ops.http.fields import Fields
 from orchd_ops.http.limits import Gate
 
 WAIT_SECONDS_MAX = 60.0
@@ -26,6 +28,7 @@ NUMBER_MAX = 2**63 - 1
 REASON_CHARACTERS_MAX = 1000
 
 _TRACEPARENT = re.compile(r"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}", re.ASCII)
+_NO_QUERY = QueryParams()
 _NUMBER = re.compile(r"\d{1,19}", re.ASCII)
 
 
@@ -48,15 +51,24 @@ class Call:
         self.request = request
         self.services = services
         self.operations = services.operations
+        self.fields = Fields(request.scope)
 
     @property
     def path(self) -> Mapping[str, str]:
         """The parameters within the path, decoded."""
         return self.request.path_params
 
+    @property
+    def query(self) -> QueryParams:
+        """The parameters of the query."""
+        # Most requests have none, and there is nothing to take apart.
+        if not self.request.scope["query_string"]:
+            return _NO_QUERY
+        return self.request.query_params
+
     async def body(self) -> Any:
         """Return the parsed body or None; see `read_body` for what it raises."""
-        return await read_body(self.request.headers, self.request.receive)
+        return await read_body(self.fields, self.request.receive)
 
     async def reason(self) -> str:
         """Return the reason given in the body of an action; the body may be missing."""
@@ -75,8 +87,8 @@ class Call:
 
     def caller(self, reason: str = "") -> Caller:
         """Return who asks, as far as the request says it."""
-        actor = self.request.headers.get("orchd-actor", "")
-        trace = self.request.headers.get("traceparent", "")
+        actor = self.fields.get(b"orchd-actor")
+        trace = self.fields.get(b"traceparent")
         return Caller(
             actor=actor if is_key(actor) else self.services.actor,
             reason=reason,
@@ -85,7 +97,7 @@ class Call:
 
     def idempotency_key(self) -> str | None:
         """Return the header's key; raises `Invalid` when it cannot be one."""
-        given = self.request.headers.getlist("idempotency-key")
+        given = self.fields.every(b"idempotency-key")
         if not given:
             return None
         key = given[0]
@@ -99,7 +111,7 @@ class Call:
 
     def check_query(self, *names: str) -> None:
         """Refuse unknown and repeated parameters; only `status` may be repeated."""
-        query = self.request.query_params
+        query = self.query
         for name in query:
             if name not in names:
                 known = ", ".join(names) or "none"
@@ -110,14 +122,14 @@ class Call:
 
     def text(self, name: str) -> str | None:
         """Return a parameter as text that a database can be asked for."""
-        value = self.request.query_params.get(name)
+        value = self.query.get(name)
         if value is not None and ("\0" in value or len(value) > PAGE_MAX):
             raise _fault(name, "must be shorter text without NUL", value)
         return value
 
     def number(self, name: str, default: int, low: int, high: int) -> int:
         """Return a whole number between two bounds."""
-        value = self.request.query_params.get(name)
+        value = self.query.get(name)
         if value is None:
             return default
         if _NUMBER.fullmatch(value) is None or not low <= int(value) <= high:
@@ -130,7 +142,7 @@ class Call:
 
     def wait_seconds(self) -> float:
         """Return how long to wait for news, at most `WAIT_SECONDS_MAX`."""
-        value = self.request.query_params.get("wait")
+        value = self.query.get("wait")
         if value is None:
             return 0.0
         try:
@@ -140,7 +152,7 @@ class Call:
 
     def flag(self, name: str) -> bool:
         """Return a parameter that is `true` or `false`."""
-        value = self.request.query_params.get(name, "false")
+        value = self.query.get(name, "false")
         if value not in ("true", "false"):
             raise _fault(name, "must be true or false", value)
         return value == "true"

@@ -10,8 +10,9 @@ from starlette.types import ASGIApp
 
 from orchd.operations.dead_letters import dead_letter_filter
 from orchd.operations.views import event_view
+from orchd_ops.http.answers import JSONAnswer
 from orchd_ops.http.calls import NUMBER_MAX, Call
-from orchd_ops.http.problems import json_response, problem
+from orchd_ops.http.problems import problem
 
 
 async def list_dead_letters(call: Call) -> ASGIApp:
@@ -27,7 +28,7 @@ async def list_dead_letters(call: Call) -> ASGIApp:
     listing = await call.operations.tasks(
         wanted, limit=call.limit(), cursor=call.text("cursor")
     )
-    return json_response(listing)
+    return JSONAnswer(listing)
 
 
 async def requeue_dead_letters(call: Call) -> ASGIApp:
@@ -44,7 +45,7 @@ async def _act(verb: str, call: Call) -> ASGIApp:
     call.check_query()
     body = await call.body()
     page = await call.operations.act_on_dead_letters(verb, body, call.caller())
-    return json_response(page)
+    return JSONAnswer(page)
 
 
 async def list_queues(call: Call) -> ASGIApp:
@@ -66,7 +67,7 @@ async def resume_queue(call: Call) -> ASGIApp:
 async def _set_queue(call: Call, *, pause: bool) -> ASGIApp:
     call.check_query()
     caller = call.caller(await call.reason())
-    return json_response(await call.operations.set_queue(call.path["name"], pause, caller))
+    return JSONAnswer(await call.operations.set_queue(call.path["name"], pause, caller))
 
 
 async def list_breakers(call: Call) -> ASGIApp:
@@ -79,7 +80,7 @@ async def reset_breaker(call: Call) -> ASGIApp:
     """Close a breaker."""
     call.check_query()
     caller = call.caller(await call.reason())
-    return json_response(await call.operations.reset_breaker(call.path["name"], caller))
+    return JSONAnswer(await call.operations.reset_breaker(call.path["name"], caller))
 
 
 async def list_workers(call: Call) -> ASGIApp:
@@ -104,20 +105,20 @@ async def read_log(call: Call) -> ASGIApp:
     # A page may be short because its events are long: only an empty one is the end.
     cursor = str(entries[-1].position) if entries else None
     items = [event_view(entry) for entry in entries]
-    return json_response({"items": items, "next_cursor": cursor, "head": head})
+    return JSONAnswer({"items": items, "next_cursor": cursor, "head": head})
 
 
 async def live(call: Call) -> ASGIApp:
     """Tell that the daemon's loop turns."""
     del call
-    return json_response({"status": "live"})
+    return JSONAnswer({"status": "live"})
 
 
 async def ready(call: Call) -> ASGIApp:
     """Tell whether the daemon takes tasks and its database answers."""
     obstacles = await call.services.health()
     if not obstacles:
-        return json_response({"status": "ready"})
+        return JSONAnswer({"status": "ready"})
     return problem(503, "not_ready", "; ".join(obstacles), instance="/readyz")
 
 
@@ -126,7 +127,7 @@ async def metrics(call: Call) -> ASGIApp:
     render = call.services.metrics
     if render is None:
         return problem(404, "not_found", "no daemon runs here, so nothing is measured")
-    content_type, body = await render(call.request.headers.get("accept", ""))
+    content_type, body = await render(call.fields.get(b"accept"))
     return Response(body, headers={"Content-Type": content_type})
 
 
@@ -136,4 +137,4 @@ async def openapi(call: Call) -> ASGIApp:
 
 
 def _listing(items: Sequence[Any]) -> ASGIApp:
-    return json_response({"items": items, "next_cursor": None})
+    return JSONAnswer({"items": items, "next_cursor": None})

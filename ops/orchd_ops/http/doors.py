@@ -12,10 +12,10 @@ import re
 from collections.abc import Iterable
 
 import msgspec
-from starlette.datastructures import Headers, MutableHeaders
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from orchd_ops.http.fields import Field, Fields
 from orchd_ops.http.problems import problem
 
 OPEN_PATHS = frozenset({"/livez", "/readyz", "/metrics"})
@@ -30,6 +30,10 @@ SECURITY_HEADERS = {
     "Referrer-Policy": "no-referrer",
     "X-Content-Type-Options": "nosniff",
 }
+
+_SECURITY = tuple(
+    (name.lower().encode(), value.encode()) for name, value in SECURITY_HEADERS.items()
+)
 
 _HOST = re.compile(r"(?P<name>\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+)(?::\d{1,5})?", re.ASCII)
 
@@ -96,9 +100,7 @@ class DoorKeeper:
 
         async def send_with_headers(message: Message) -> None:
             if message["type"] == "http.response.start":
-                headers = MutableHeaders(scope=message)
-                for name, value in SECURITY_HEADERS.items():
-                    headers.setdefault(name, value)
+                message["headers"] = _with_security(message["headers"])
             await send(message)
 
         refusal = check(self._doors, scope)
@@ -106,18 +108,23 @@ class DoorKeeper:
         await app(scope, receive, send_with_headers)
 
 
+def _with_security(headers: Iterable[Field]) -> list[Field]:
+    given = dict(headers)
+    return [*headers, *(field for field in _SECURITY if field[0] not in given)]
+
+
 def check(doors: Doors, scope: Scope) -> Response | None:
     """Return why a request may not enter, or None when it may."""
-    headers = Headers(scope=scope)
+    fields = Fields(scope)
     return (
-        _check_host(doors, headers)
-        or _check_origin(scope["method"], headers)
-        or _check_token(doors, scope["path"], headers)
+        _check_host(doors, fields)
+        or _check_origin(scope["method"], fields)
+        or _check_token(doors, scope["path"], fields)
     )
 
 
-def _check_host(doors: Doors, headers: Headers) -> Response | None:
-    given = headers.getlist("host")
+def _check_host(doors: Doors, fields: Fields) -> Response | None:
+    given = fields.every(b"host")
     if len(given) == 1 and _host_allowed(doors, given[0]):
         return None
     detail = "this host is not served here; allow it with server.allowed_hosts"
@@ -143,22 +150,22 @@ def _is_address(name: str) -> bool:
     return True
 
 
-def _check_origin(method: str, headers: Headers) -> Response | None:
+def _check_origin(method: str, fields: Fields) -> Response | None:
     if method in SAFE_METHODS:
         return None
-    site = headers.get("sec-fetch-site", "").strip().lower()
-    origins = headers.getlist("origin")
-    own = {f"{scheme}://{headers['host'].lower()}" for scheme in ("http", "https")}
-    foreign = any(origin.strip().lower() not in own for origin in origins)
+    site = fields.get(b"sec-fetch-site").strip().lower()
+    host = fields.get(b"host").lower()
+    own = (f"http://{host}", f"https://{host}")
+    foreign = any(origin.strip().lower() not in own for origin in fields.every(b"origin"))
     if not foreign and site != "cross-site":
         return None
     return problem(403, "foreign_origin", "a page of another origin may not do this")
 
 
-def _check_token(doors: Doors, path: str, headers: Headers) -> Response | None:
+def _check_token(doors: Doors, path: str, fields: Fields) -> Response | None:
     if doors.token is None or (doors.loopback and path in OPEN_PATHS):
         return None
-    given = headers.getlist("authorization")
+    given = fields.every(b"authorization")
     scheme, _, value = given[0].partition(" ") if len(given) == 1 else ("", "", "")
     challenge = {"WWW-Authenticate": 'Bearer realm="orchd"'}
     if scheme.lower() != "bearer" or not value.strip():

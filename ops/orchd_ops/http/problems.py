@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from http import HTTPStatus
-from typing import Any
 
 import msgspec
 from starlette.responses import Response
@@ -93,11 +92,3 @@ def problem_of(error: Exception, instance: str) -> Response:
             headers=headers,
         )
     raise TypeError(f"{type(error).__name__} is no problem") from error
-
-
-def json_response(
-    value: Any, status: int = 200, headers: Mapping[str, str] | None = None
-) -> Response:
-    """Return a value as JSON."""
-    body = msgspec.json.encode(value)
-    return Response(body, status, dict(headers or {}), media_type="application/json")

@@ -10,11 +10,14 @@ import struct
 from collections.abc import Iterator
 from email.utils import formatdate
 from typing import Any
+from urllib.parse import unquote
 
 import httptools
 import uvicorn
 from starlette.types import ASGIApp
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+from orchd_ops.http.exchange import Exchange
 
 HEAD_BYTES_MAX = 64 * 1024
 """Largest request line with headers."""
@@ -57,8 +60,6 @@ class GuardedProtocol(HttpToolsProtocol):
     def data_received(self, data: bytes) -> None:
         self._unset_keepalive_if_required()
         in_head, messages = self._in_head, self._messages
-        if in_head and self._head_timer is None:
-            self._await_head()
         self._bytes_since_body += len(data)
         self._feed(data)
         if self._bytes_since_body > HEAD_BYTES_MAX + len(data) and not self._in_head:
@@ -67,6 +68,8 @@ class GuardedProtocol(HttpToolsProtocol):
             return
         if not (in_head and self._in_head and messages == self._messages):
             return
+        if self._head_timer is None and not self.transport.is_closing():
+            self._await_head()
         self._head_bytes += len(data)
         if self._head_bytes > HEAD_BYTES_MAX and not self.transport.is_closing():
             self.send_400_response("The request's head is too large.")
@@ -119,7 +122,42 @@ class GuardedProtocol(HttpToolsProtocol):
         self._bytes_since_body = 0
         self._head_arrived()
         self._refresh_date()
-        super().on_headers_complete()
+        self._begin_exchange()
+
+    def _begin_exchange(self) -> None:
+        # As in the base class, which offers no other place to choose what an exchange is.
+        before, self.cycle = self.cycle, self._exchange()
+        if before is None or before.response_complete:
+            self._start_asgi_task(self.cycle, self.app)
+        else:
+            self.flow.pause_reading()
+            self.pipeline.appendleft((self.cycle, self.app))
+
+    def _exchange(self) -> Exchange:
+        version = self.parser.get_http_version()
+        self._fill_scope(version)
+        return Exchange(
+            scope=self.scope,
+            transport=self.transport,
+            flow=self.flow,
+            logger=self.logger,
+            access_logger=self.access_logger,
+            access_log=self.access_log,
+            default_headers=self.server_state.default_headers,
+            message_event=asyncio.Event(),
+            expect_100_continue=self.expect_100_continue,
+            keep_alive=version != "1.0" and self.parser.should_keep_alive(),
+            on_response=self.on_response_complete,
+        )
+
+    def _fill_scope(self, version: str) -> None:
+        url = httptools.parse_url(self.url)
+        path = url.path.decode("ascii")
+        self.scope["method"] = self.parser.get_method().decode("ascii")
+        self.scope["http_version"] = version
+        self.scope["path"] = unquote(path) if "%" in path else path
+        self.scope["raw_path"] = url.path
+        self.scope["query_string"] = url.query or b""
 
     def on_message_complete(self) -> None:
         if self.parser.should_upgrade():

@@ -34,11 +34,11 @@ async def stream_events(call: Call) -> ASGIApp:
     Without either it begins at the beginning; `after=latest` begins with what comes.
     """
     call.check_query("after")
-    if call.request.query_params.get("after") == "latest":
+    if call.query.get("after") == "latest":
         after = await call.operations.ledger.log_position()
     else:
         after = call.number("after", 0, 0, NUMBER_MAX)
-    seen = call.request.headers.get("last-event-id", "").strip()
+    seen = call.fields.get(b"last-event-id").strip()
     if seen.isascii() and seen.isdigit() and len(seen) < 19:
         after = int(seen)
     return EventStream(call.operations, call.services.streams, after)

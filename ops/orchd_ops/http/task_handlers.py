@@ -11,8 +11,8 @@ from orchd.interfaces import TaskStatus
 from orchd.ledger.port import TaskFilter
 from orchd.operations.errors import Fault, invalid
 from orchd.operations.json_text import shorten
+from orchd_ops.http.answers import JSONAnswer
 from orchd_ops.http.calls import Call
-from orchd_ops.http.problems import json_response
 
 _STATUSES = tuple(status.value for status in TaskStatus)
 
@@ -29,7 +29,7 @@ async def submit(call: Call) -> ASGIApp:
             rule = "must be an array of tasks, because of each=true"
             raise invalid([Fault(field="", rule=rule)])
         one = await call.operations.submit(body, caller, key=key)
-        return json_response(one.task, 201 if one.created else 200)
+        return JSONAnswer(one.task, 201 if one.created else 200)
     if each:
         return _page(await call.operations.submit_each(body, caller, key=key))
     several = await call.operations.submit_all(body, caller, key=key)
@@ -52,7 +52,7 @@ async def list_tasks(call: Call) -> ASGIApp:
     listing = await call.operations.tasks(
         wanted, limit=call.limit(), cursor=call.text("cursor")
     )
-    return json_response(listing)
+    return JSONAnswer(listing)
 
 
 async def show_task(call: Call) -> ASGIApp:
@@ -61,7 +61,7 @@ async def show_task(call: Call) -> ASGIApp:
     wait_seconds = call.wait_seconds()
     with call.services.waiters.enter():
         task = await call.operations.task(call.path["id"], wait_seconds=wait_seconds)
-    return json_response(task)
+    return JSONAnswer(task)
 
 
 async def list_task_events(call: Call) -> ASGIApp:
@@ -73,24 +73,24 @@ async def list_task_events(call: Call) -> ASGIApp:
     ahead = [event for event in events if event.version > after]
     shown = ahead[:limit]
     cursor = str(shown[-1].version) if len(ahead) > limit else None
-    return json_response({"items": shown, "next_cursor": cursor})
+    return JSONAnswer({"items": shown, "next_cursor": cursor})
 
 
 async def explain_task(call: Call) -> ASGIApp:
     """Say in plain sentences why a task is where it is."""
     call.check_query()
-    return json_response(await call.operations.why(call.path["id"]))
+    return JSONAnswer(await call.operations.why(call.path["id"]))
 
 
 async def cancel_task(call: Call) -> ASGIApp:
     """Cancel a task, or ask the daemon that runs it to."""
     call.check_query()
     caller = call.caller(await call.reason())
-    return json_response(await call.operations.cancel(call.path["id"], caller))
+    return JSONAnswer(await call.operations.cancel(call.path["id"], caller))
 
 
 def _statuses(call: Call) -> tuple[str, ...]:
-    given = call.request.query_params.getlist("status")
+    given = call.query.getlist("status")
     statuses = [name for text in given for name in text.split(",") if name]
     for name in statuses:
         if name not in _STATUSES:
@@ -111,4 +111,4 @@ async def _since(call: Call) -> int | None:
 
 
 def _page(items: list[Any], status: int = 200) -> ASGIApp:
-    return json_response({"items": items, "next_cursor": None}, status)
+    return JSONAnswer({"items": items, "next_cursor": None}, status)

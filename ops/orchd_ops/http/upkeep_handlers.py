@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from starlette.types import ASGIApp
 
+from orchd_ops.http.answers import JSONAnswer
 from orchd_ops.http.calls import Call
-from orchd_ops.http.problems import json_response
 
 
 async def mend(call: Call) -> ASGIApp:
     """Make rows, or counters, what the log says."""
     call.check_query()
-    return json_response(await call.operations.upkeep.mend(await call.body()))
+    return JSONAnswer(await call.operations.upkeep.mend(await call.body()))
 
 
 async def note_checkpoint(call: Call) -> ASGIApp:
@@ -19,7 +19,7 @@ async def note_checkpoint(call: Call) -> ASGIApp:
     call.check_query()
     body, now = await call.body(), await call.operations.now()
     noted = await call.operations.upkeep.note_checkpoint(body, call.caller(), now)
-    return json_response(noted, 201)
+    return JSONAnswer(noted, 201)
 
 
 async def erase_task(call: Call) -> ASGIApp:
@@ -27,4 +27,4 @@ async def erase_task(call: Call) -> ASGIApp:
     call.check_query()
     caller, now = call.caller(await call.reason()), await call.operations.now()
     erased = await call.operations.upkeep.erase(call.path["id"], caller, now)
-    return json_response(erased)
+    return JSONAnswer(erased)

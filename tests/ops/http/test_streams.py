@@ -126,9 +126,8 @@ async def test_a_reader_that_leaves_makes_room(api: API) -> None:
             pass
     # The places are counted per app; a leak would keep them taken.
     app = api.server._server.config.app
-    router = app._app  # type: ignore[union-attr]  # the middleware around the router
-    resources = {route.path: route.endpoint for route in router.routes}
-    gate = resources["/v1/events"]._services.streams
+    crossing = app._app  # type: ignore[union-attr]  # the door keeper before the crossing
+    gate = crossing._fixed["/v1/events"]._services.streams
     deadline = asyncio.get_running_loop().time() + 10
     while gate.inside and asyncio.get_running_loop().time() < deadline:
         await api.http.get("/livez")
