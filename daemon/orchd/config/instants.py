@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 from datetime import UTC, datetime, timedelta
 
@@ -76,6 +77,13 @@ def format_instant(instant: int) -> str:
 
     RFC 3339 knows the years 1 to 9999; what lies beyond is given as their end.
     """
-    moment = _EPOCH + timedelta(microseconds=max(_FIRST, min(instant, _LAST)))
-    fraction = f".{moment.microsecond:06d}".rstrip("0").rstrip(".")
-    return f"{moment.year:04}-{moment:%m-%dT%H:%M:%S}{fraction}Z"
+    second, rest = divmod(max(_FIRST, min(instant, _LAST)), _MICROSECONDS_PER_SECOND)
+    fraction = f".{rest:06d}".rstrip("0").rstrip(".")
+    return f"{_format_second(second)}{fraction}Z"
+
+
+# What is shown together tends to have happened together.
+@functools.lru_cache(maxsize=1024)
+def _format_second(second: int) -> str:
+    moment = _EPOCH + timedelta(seconds=second)
+    return f"{moment.year:04}-{moment:%m-%dT%H:%M:%S}"

@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import json
 import math
-from typing import Any
+from collections.abc import Callable, Mapping
+from json.encoder import encode_basestring as quote
+from typing import Any, TypeVar
+
+import msgspec
 
 from orchd.operations.errors import Fault, Invalid, NotJSON, invalid
 
@@ -14,6 +18,11 @@ VALUE_CHARACTERS_MAX = 200
 """How much of an offending value an error repeats."""
 
 JSONObject = dict[str, Any]
+Made = TypeVar("Made")
+
+_CANONICAL = json.JSONEncoder(
+    sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False
+).encode
 
 
 def read_json(body: bytes) -> Any:
@@ -24,6 +33,15 @@ def read_json(body: bytes) -> Any:
         Invalid: it is JSON that nobody can store: not UTF-8, a number that is not
             finite, or nested beyond all measure.
     """
+    try:
+        return msgspec.json.decode(body)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        # What it takes it reads as the standard library does, in a third of the time;
+        # what is wrong with the rest the standard library knows how to say.
+        return _read_slowly(body)
+
+
+def _read_slowly(body: bytes) -> Any:
     try:
         text = body.decode("utf-8")
     except UnicodeDecodeError as error:
@@ -48,23 +66,24 @@ def canonical_json(value: Any) -> str:
         Invalid: the value holds what no database can store: NUL, a lone surrogate, a
             number that is not finite, or deeper nesting than `DEPTH_MAX`.
     """
-    try:
-        text = json.dumps(
-            value,
-            sort_keys=True,
-            separators=(",", ":"),
-            ensure_ascii=False,
-            allow_nan=False,
-        )
-        text.encode("utf-8")
-    except RecursionError:
-        raise _too_deep() from None
-    except UnicodeEncodeError:
-        raise _invalid("must not hold a lone surrogate") from None
-    except (TypeError, ValueError) as error:
-        raise _invalid(f"must be JSON ({error})") from None
+    text = _made(lambda: _CANONICAL(value))
+    _encoded(text)
     _check(value, text)
     return text
+
+
+def canonical_object(fields: Mapping[str, Any]) -> tuple[bytes, dict[str, str]]:
+    """Return the canonical text of an object in UTF-8, and that of each of its fields.
+
+    Raises:
+        Invalid: as in `canonical_json`.
+    """
+    texts = _made(lambda: {name: _CANONICAL(fields[name]) for name in sorted(fields)})
+    text = ",".join([f"{quote(name)}:{value}" for name, value in texts.items()])
+    text = f"{{{text}}}"
+    data = _encoded(text)
+    _check(fields, text)
+    return data, texts
 
 
 def shorten(value: Any) -> Any:
@@ -78,6 +97,22 @@ def shorten(value: Any) -> Any:
     if len(text) > VALUE_CHARACTERS_MAX:
         text = text[:VALUE_CHARACTERS_MAX] + "…"
     return text
+
+
+def _made(make: Callable[[], Made]) -> Made:
+    try:
+        return make()
+    except RecursionError:
+        raise _too_deep() from None
+    except (TypeError, ValueError) as error:
+        raise _invalid(f"must be JSON ({error})") from None
+
+
+def _encoded(text: str) -> bytes:
+    try:
+        return text.encode("utf-8")
+    except UnicodeEncodeError:
+        raise _invalid("must not hold a lone surrogate") from None
 
 
 def _check(value: Any, text: str) -> None:

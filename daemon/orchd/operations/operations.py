@@ -126,6 +126,7 @@ class Operations:
         self._clock = LedgerClock(ledger, system)
         self._synchronised_at: float | None = None
         self._around: tuple[float, Surroundings] | None = None
+        self._known: tuple[Surroundings, Known] | None = None
         self._intake = Intake(ledger, commit, system)
         self._dead_letters = DeadLetters(ledger, commit, system, self.now)
         self.upkeep = Upkeep(ledger, commit, system)
@@ -133,7 +134,7 @@ class Operations:
     def swap_settings(self, settings: Settings) -> None:
         """Use another configuration from now on."""
         self._settings = settings
-        self._around = None
+        self._around = self._known = None
 
     async def close(self) -> None:
         """Let go of everybody who waits; idempotent."""
@@ -194,14 +195,9 @@ class Operations:
 
     async def _for_submissions(self) -> tuple[Surroundings, Known, int]:
         around = await self._surroundings(STALE_SECONDS)
-        live = around.live_workers
-        executors = frozenset(self._settings.executors).union(
-            *(worker.executors for worker in live)
-        )
-        verifiers = frozenset(self._settings.verifiers).union(
-            *(worker.verifiers for worker in live)
-        )
-        return around, Known(executors, verifiers), await self.now()
+        if self._known is None or self._known[0] is not around:
+            self._known = (around, known_names(self._settings, around))
+        return around, self._known[1], await self.now()
 
     async def _submitted(self, accepted: Accepted, around: Surroundings) -> SubmittedTask:
         state = accepted.submitted.state
@@ -392,6 +388,15 @@ class Operations:
         )
         self._around = (at, around)
         return around
+
+
+def known_names(settings: Settings, around: Surroundings) -> Known:
+    """Return what is configured here or advertised by a live daemon."""
+    live = around.live_workers
+    return Known(
+        frozenset(settings.executors).union(*(worker.executors for worker in live)),
+        frozenset(settings.verifiers).union(*(worker.verifiers for worker in live)),
+    )
 
 
 def _with_key(body: Any, key: str | None) -> Any:

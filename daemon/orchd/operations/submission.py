@@ -13,7 +13,7 @@ from orchd.config.durations import parse_duration
 from orchd.config.instants import parse_rfc3339
 from orchd.config.settings import BUILT_IN_EXECUTORS, ExecutorSettings, Settings
 from orchd.operations.errors import Fault, TooLarge, invalid
-from orchd.operations.json_text import canonical_json, shorten
+from orchd.operations.json_text import canonical_object, shorten
 from orchd.operations.names import ID_RULE, KEY_RULE, NAME_RULE, is_id, is_key, is_name
 from orchd.system import MICROSECONDS_PER_SECOND
 from orchd.tasks.events import TaskSubmitted
@@ -62,6 +62,14 @@ class Known(NamedTuple):
     verifiers: frozenset[str]
 
 
+class Canonical(NamedTuple):
+    """The canonical text of a submission, and those of the fields that are kept as JSON."""
+
+    whole: bytes
+    payload: str | None
+    metadata: str | None
+
+
 class Resolved(NamedTuple):
     """A submission with every default filled in.
 
@@ -77,12 +85,15 @@ class Resolved(NamedTuple):
 
 
 _TYPES = {field.name: field.type for field in msgspec.structs.fields(Submission)}
+_NAMES = _TYPES.keys()
 _UNHASHED = frozenset({"id", "idempotency_key", "traceparent"})
 _WHOLE_NUMBERS = ("priority", "max_attempts")
+_UNCONFIGURED = ExecutorSettings(name="", type="")
+"""What holds for an executor that only other daemons have."""
 
 
-def read_submission(body: Any) -> tuple[Submission, str]:
-    """Check the form of a submission; return it with its canonical text.
+def read_submission(body: Any) -> tuple[Submission, Canonical]:
+    """Check the form of a submission; return it with its canonical texts.
 
     Raises:
         Invalid: it breaks rules; all of them are named.
@@ -98,17 +109,18 @@ def read_submission(body: Any) -> tuple[Submission, str]:
         if isinstance(number, float) and number.is_integer():
             given[name] = int(number)
     hashed = {name: value for name, value in given.items() if name not in _UNHASHED}
-    text = canonical_json(hashed)
-    if len(text) > TASK_BYTES_MAX or len(text.encode()) > TASK_BYTES_MAX:
+    whole, texts = canonical_object(hashed)
+    if len(whole) > TASK_BYTES_MAX:
         raise TooLarge(f"a task may have {TASK_BYTES_MAX} bytes of JSON, not more")
-    faults = _form_faults(given) or _rule_faults(given)
+    submission = _formed(given)
+    faults = _rule_faults(given)
     if faults:
         raise invalid(faults)
-    return Submission(**given), text
+    return submission, Canonical(whole, texts.get("payload"), texts.get("metadata"))
 
 
 def resolve(
-    submission: Submission, text: str, *, settings: Settings, known: Known, now: int
+    submission: Submission, text: Canonical, *, settings: Settings, known: Known, now: int
 ) -> Resolved:
     """Fill in every default; `now` is the ledger's clock in microseconds.
 
@@ -122,10 +134,10 @@ def resolve(
         verifiers = list(settings.tasks.verifiers)
     _check_known(executor, verifiers, known)
     chosen = settings.executors.get(executor)
-    timeouts = chosen or ExecutorSettings(name=executor, type="")
+    timeouts = chosen or _UNCONFIGURED
     retry = settings.retry if chosen is None else chosen.retry
-    payload = None if submission.payload is None else canonical_json(submission.payload)
-    metadata = submission.metadata
+    payload = text.payload
+    metadata = text.metadata if submission.metadata else None
     submitted = TaskSubmitted(
         description=submission.description or "",
         payload=None if payload is None else msgspec.Raw(payload.encode()),
@@ -137,9 +149,9 @@ def resolve(
         max_attempts=submission.max_attempts or retry.max_attempts,
         execute_timeout_seconds=_seconds(submission.timeout) or timeouts.timeout_seconds,
         verify_timeout_seconds=timeouts.verify_timeout_seconds,
-        metadata=msgspec.Raw(canonical_json(metadata).encode()) if metadata else None,
+        metadata=None if metadata is None else msgspec.Raw(metadata.encode()),
         idempotency_key=submission.idempotency_key,
-        body_hash=hashlib.sha256(text.encode()).hexdigest(),
+        body_hash=hashlib.sha256(text.whole).hexdigest(),
     )
     return Resolved(
         task_id=submission.id or _id_of_key(submission.idempotency_key),
@@ -148,6 +160,17 @@ def resolve(
         traceparent=submission.traceparent,
         resolved_payload=payload,
     )
+
+
+def _formed(given: Mapping[str, Any]) -> Submission:
+    # Field by field all faults are found, but only who made some has to wait for that.
+    try:
+        submission = msgspec.convert(given, Submission)
+    except msgspec.ValidationError:
+        submission = None
+    if submission is None or not given.keys() <= _NAMES:
+        raise invalid(_form_faults(given))
+    return submission
 
 
 def _form_faults(given: Mapping[str, Any]) -> list[Fault]:

@@ -140,8 +140,8 @@ class Checker:
         elif self._known is not None:
             self._check_names(body)
         if submission.id is not None:
-            earlier, other = self._ids.setdefault(submission.id, (number, hash(text)))
-            if other != hash(text):
+            earlier, other = self._ids.setdefault(submission.id, (number, hash(text.whole)))
+            if other != hash(text.whole):
                 raise OperationError(
                     f"id {submission.id!r} is another task in line {earlier}"
                 )

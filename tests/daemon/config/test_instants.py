@@ -1,5 +1,7 @@
 """Instants as people write them."""
 
+from datetime import datetime, timedelta
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -58,3 +60,16 @@ def test_a_duration_in_a_filter_means_that_long_ago() -> None:
 @given(st.integers(min_value=0, max_value=253_402_300_799_999_999))
 def test_a_formatted_instant_reads_back(instant: int) -> None:
     assert parse_rfc3339(format_instant(instant)) == instant
+
+
+@given(st.integers(-(2**63), 2**63))
+def test_an_instant_is_written_to_the_microsecond_and_no_longer_than_needed(
+    instant: int,
+) -> None:
+    first = -62_135_596_800 * SECOND
+    last = 253_402_300_800 * SECOND - 1
+    moment = datetime(1970, 1, 1) + timedelta(microseconds=max(first, min(instant, last)))
+    text = moment.isoformat()
+    if moment.microsecond:
+        text = text.rstrip("0")
+    assert format_instant(instant) == text + "Z"

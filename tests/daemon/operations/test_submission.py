@@ -1,5 +1,7 @@
 """What becomes of a submission before it reaches the ledger."""
 
+import json
+import re
 from contextlib import suppress
 from typing import Any
 
@@ -15,8 +17,9 @@ from orchd.config.settings import (
     Settings,
     TaskSettings,
 )
+from orchd.operations import json_text
 from orchd.operations.errors import Invalid, NotJSON, OperationError, TooLarge
-from orchd.operations.json_text import canonical_json, read_json
+from orchd.operations.json_text import canonical_json, canonical_object, read_json
 from orchd.operations.submission import Known, Resolved, read_submission, resolve
 
 NOW = 1_800_000_000_000_000
@@ -149,6 +152,59 @@ def test_no_bytes_are_met_with_anything_but_a_value_or_an_operation_error(
 ) -> None:
     with suppress(NotJSON, Invalid):
         read_json(body)
+
+
+ODD_JSON = st.sampled_from(
+    [
+        b"\xef\xbb\xbf{}", b'"\\ud800"', b'"\\ud83d\\ude00"', b"1e400", b"-0", b"-0.0",
+        b"1E5", b"9" * 4300, b"9" * 4301, b"18446744073709551616", b"NaN", b"[1,]",
+        b'{"a":1,"a":2}', b'"\xed\xa0\x80"', b'"\xff"', b"\x0c1", b"[" * 5000,
+        b"1.7976931348623159e308", b"9007199254740993.0", b"2.5e-324", b" 1\t\r\n",
+        b"123456789012345678901234567890.5",
+    ]
+)  # fmt: skip
+NUMBERS = st.floats().map(repr).map(str.encode)
+
+
+@settings(max_examples=500)
+@given(JSON.map(json.dumps).map(str.encode) | ODD_JSON | NUMBERS | st.binary())
+def test_a_body_is_read_as_the_standard_library_reads_it(body: bytes) -> None:
+    """Else the hash of a submission would depend on who read it."""
+
+    def read(by: Any) -> tuple[str, str]:
+        try:
+            value = by(body)
+        except OperationError as error:
+            return type(error).__name__, error.detail
+        return "value", repr(value)
+
+    assert read(read_json) == read(json_text._read_slowly)
+
+
+@given(st.dictionaries(st.text(), JSON))
+def test_an_object_has_one_canonical_text_however_it_is_put_together(
+    fields: dict[str, Any],
+) -> None:
+    try:
+        text = canonical_json(fields)
+    except Invalid as error:
+        with pytest.raises(Invalid, match=f"^{re.escape(error.detail)}$"):
+            canonical_object(fields)
+        return
+    whole, texts = canonical_object(fields)
+    assert whole == text.encode()
+    assert texts == {name: canonical_json(value) for name, value in fields.items()}
+
+
+def test_the_canonical_text_is_what_it_always_was() -> None:
+    """Stored hashes are compared with those of later repetitions."""
+    value = {
+        "ü": [1, 1.0, 1e22, 1e-7, True, None, '\x7f\u2028\\"/\n\x1f'],
+        "a": {"c": 1, "B": 2},
+    }
+    assert canonical_json(value) == (
+        '{"a":{"B":2,"c":1},"ü":[1,1.0,1e+22,1e-07,true,null,"\x7f\u2028\\\\\\"/\\n\\u001f"]}'
+    )
 
 
 @given(JSON)
