@@ -182,10 +182,10 @@ class Client:
         refused. Tasks without id and key get an id here, so that a chunk whose answer
         was lost can be sent again. Nothing is sent before the iterator is used.
         """
-        for chunk in _chunks(_with_ids(tasks)):
-            path = "/v1/tasks?each=true"
-            answer = self.request("POST", path, chunk, repeat=True)
-            yield from _as_object(answer)["items"]
+        for chunk in _chunks(map(_encode, _with_ids(tasks))):
+            data = b"[%b]" % b",".join(chunk)
+            answer = self._send("POST", "/v1/tasks?each=true", None, data, safe=True)
+            yield from _as_object(_parsed(answer))["items"]
 
     def get(self, task_id: str) -> JSONObject:
         """Return a task; raises `NotFound`."""
@@ -313,10 +313,10 @@ class Client:
         """
         data = None if body is None else _encode(body)
         safe = method in ("GET", "HEAD") if repeat is None else repeat
-        answer = self._send(method, path, headers, data, timeout_seconds, safe)
-        if answer.status >= 400:
-            raise _problem(answer)
-        return json.loads(answer.body) if answer.body else None
+        answer = self._send(
+            method, path, headers, data, safe=safe, timeout_seconds=timeout_seconds
+        )
+        return _parsed(answer)
 
     def _send(
         self,
@@ -324,8 +324,9 @@ class Client:
         path: str,
         headers: Mapping[str, str] | None,
         data: bytes | None,
-        timeout_seconds: float,
+        *,
         safe: bool,
+        timeout_seconds: float = ANSWER_SECONDS,
     ) -> Response:
         for repeats in range(REPEATS):
             try:
@@ -340,10 +341,19 @@ class Client:
         raise AssertionError("the loop returns or raises")
 
 
+# `allow_nan` would write what is no JSON; surrogates cannot be encoded. Both are the
+# caller's mistakes and end in `_encode` as a ValueError.
+_JSON = json.JSONEncoder(allow_nan=False, ensure_ascii=False, separators=(",", ":"))
+
+
 def _encode(body: Any) -> bytes:
-    # `allow_nan` would write what is no JSON; surrogates cannot be encoded. Both are
-    # the caller's mistakes and end here as a ValueError.
-    return json.dumps(body, allow_nan=False, ensure_ascii=False).encode()
+    return _JSON.encode(body).encode()
+
+
+def _parsed(answer: Response) -> Any:
+    if answer.status >= 400:
+        raise _problem(answer)
+    return json.loads(answer.body) if answer.body else None
 
 
 def _as_object(answer: Any) -> JSONObject:
@@ -378,16 +388,15 @@ def _with_ids(tasks: Iterable[Mapping[str, Any]]) -> Iterator[JSONObject]:
         yield body
 
 
-def _chunks(tasks: Iterator[JSONObject]) -> Iterator[list[JSONObject]]:
-    chunk: list[JSONObject] = []
+def _chunks(tasks: Iterator[bytes]) -> Iterator[list[bytes]]:
+    chunk: list[bytes] = []
     size = 0
     for task in tasks:
-        length = len(_encode(task))
-        if chunk and (size + length > CHUNK_BYTES or len(chunk) == CHUNK_TASKS):
+        if chunk and (size + len(task) > CHUNK_BYTES or len(chunk) == CHUNK_TASKS):
             yield chunk
             chunk, size = [], 0
         chunk.append(task)
-        size += length
+        size += len(task)
     if chunk:
         yield chunk
 

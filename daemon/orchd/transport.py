@@ -10,7 +10,7 @@ import select
 import socket
 from collections.abc import Mapping
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 from urllib.parse import urlsplit
 
 CONNECT_SECONDS = 5.0
@@ -88,8 +88,29 @@ class Transport(Protocol):
         ...
 
 
-class _SocketConnection(http.client.HTTPConnection):
-    """HTTP over a Unix socket."""
+class _Connection(http.client.HTTPConnection):
+    """Sends a request in one piece.
+
+    Head and body apart are two segments, and a server that wakes up twice.
+    """
+
+    _pieces: list[bytes]
+
+    def request(self, *args: Any, **options: Any) -> None:
+        self._pieces = []
+        super().request(*args, **options)
+        super().send(b"".join(self._pieces))
+
+    def send(self, data: Any) -> None:
+        self._pieces.append(data)
+
+
+class _SecureConnection(_Connection, http.client.HTTPSConnection):
+    """The same over TLS."""
+
+
+class _SocketConnection(_Connection):
+    """The same over a Unix socket."""
 
     def __init__(self, path: str) -> None:
         super().__init__("localhost", timeout=CONNECT_SECONDS)
@@ -214,5 +235,5 @@ class SocketTransport:
             )
         self._prefix = parts.path.rstrip("/")
         secure = parts.scheme == "https"
-        kind = http.client.HTTPSConnection if secure else http.client.HTTPConnection
+        kind = _SecureConnection if secure else _Connection
         return kind(parts.hostname, parts.port, timeout=CONNECT_SECONDS)

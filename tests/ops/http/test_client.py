@@ -1,6 +1,7 @@
 """The Python client against the real server, over TCP and over the socket."""
 
 import asyncio
+import json
 import os
 import socket
 import stat
@@ -8,7 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
@@ -135,15 +136,81 @@ async def test_a_connection_that_the_server_closed_meanwhile_is_made_anew(
         assert outcome["outcome"] == "requeued"
 
 
+class Counting:
+    """A socket that remembers what it sends, each piece for itself."""
+
+    def __init__(self, connection: socket.socket) -> None:
+        self._connection = connection
+        self.pieces: list[bytes] = []
+
+    def sendall(self, data: bytes) -> None:
+        self.pieces.append(data)
+        self._connection.sendall(data)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._connection, name)
+
+
+async def test_a_request_is_sent_in_one_piece(api: API) -> None:
+    """Else a daemon wakes up for the head, and again for the body."""
+    transport = SocketTransport(api.socket)
+    transport._connect()
+    assert transport._connection.sock is not None
+    counting = Counting(transport._connection.sock)
+    transport._connection.sock = cast(socket.socket, counting)
+    for body in (b'{"description":"x"}', b"[]"):
+        answer = await run(transport.request, "POST", "/v1/tasks", None, body)
+        assert answer.status == (201 if body != b"[]" else 422)
+    transport.close()
+    one, other = counting.pieces
+    assert one.endswith(b'\r\n\r\n{"description":"x"}')
+    assert other.endswith(b"\r\n\r\n[]")
+
+
+async def test_chunks_are_cut_by_their_number_and_by_their_size(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    page = Response(200, {}, b'{"items": [{"outcome": "created"}]}')
+    scripted = Scripted(page)
+    monkeypatch.setattr("orchd.client.CHUNK_TASKS", 3)
+    monkeypatch.setattr("orchd.client.CHUNK_BYTES", 1000)
+    small = [{"id": str(number), "description": "ü"} for number in range(4)]
+    large = [{"id": "large", "description": "x" * 2000}, {"id": "last", "queue": "a"}]
+    with Client(transport=scripted) as client:
+        assert len(list(client.submit_many([*small, *large]))) == 4
+    sent = [json.loads(body) for body in scripted.bodies]
+    assert sent == [small[:3], small[3:], large[:1], large[1:]]
+
+
+async def test_what_is_no_json_is_not_sent() -> None:
+    scripted = Scripted(Response(200, {}, b"{}"))
+    with Client(transport=scripted) as client:
+        for payload in (float("nan"), "\ud800"):
+            with pytest.raises(ValueError, match=r"JSON|surrogates"):
+                client.submit("x", payload=payload)
+            with pytest.raises(ValueError, match=r"JSON|surrogates"):
+                list(client.submit_many([{"description": "x", "payload": payload}]))
+    assert scripted.calls == 0
+
+
 class Scripted:
     """Answers with what it is given, at once."""
 
     def __init__(self, *answers: Response) -> None:
         self.answers = list(answers)
         self.calls = 0
+        self.bodies: list[bytes] = []
 
-    def request(self, *args: Any, **options: Any) -> Response:
+    def request(
+        self,
+        method: str,
+        path: str,
+        headers: Any = None,
+        body: bytes | None = None,
+        **options: Any,
+    ) -> Response:
         self.calls += 1
+        self.bodies.append(body or b"")
         return self.answers.pop(0) if len(self.answers) > 1 else self.answers[0]
 
     def close(self) -> None:
