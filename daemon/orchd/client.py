@@ -39,8 +39,8 @@ __all__ = [
 ]
 
 DEFAULT_URL = "http://127.0.0.1:8470"
-CHUNK_TASKS = 500
-"""Tasks in one request of `submit_many`."""
+CHUNK_TASKS = 1000
+"""Tasks in one request of `submit_many`; more are not taken."""
 CHUNK_BYTES = 8 * 1024 * 1024
 """Bytes of JSON in one request of `submit_many`, unless one task alone is larger."""
 REPEATS = 5

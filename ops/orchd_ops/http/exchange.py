@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 from typing import Any
 
 from uvicorn.protocols.http.httptools_impl import (
@@ -63,12 +63,10 @@ class Exchange(RequestResponseCycle):
         self.on_response()
 
 
-def _fits(fields: Iterable[Field], body: bytes) -> bool:
+def _fits(fields: Sequence[Field], body: bytes) -> bool:
     """Tell whether fields are sound, and announce a body of just this length."""
-    length = None
-    for name, value in fields:
-        if HEADER_RE.search(name) or HEADER_VALUE_RE.search(value) or name == b"connection":
-            return False
-        if name == b"content-length":
-            length = value
-    return length == b"%d" % len(body)
+    names, values = zip(*fields, strict=True) if fields else ((), ())
+    if HEADER_RE.search(b"".join(names)) or HEADER_VALUE_RE.search(b"".join(values)):
+        return False
+    found = dict(fields)
+    return b"connection" not in found and found.get(b"content-length") == b"%d" % len(body)
