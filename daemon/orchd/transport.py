@@ -10,8 +10,10 @@ import select
 import socket
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, cast
 from urllib.parse import urlsplit
+
+from orchd.http_answer import HTTPAnswer
 
 CONNECT_SECONDS = 5.0
 """How long a connection may take to be made."""
@@ -94,6 +96,7 @@ class _Connection(http.client.HTTPConnection):
     Head and body apart are two segments, and a server that wakes up twice.
     """
 
+    response_class = HTTPAnswer
     _pieces: list[bytes]
 
     def request(self, *args: Any, **options: Any) -> None:
@@ -183,7 +186,7 @@ class SocketTransport:
             self._connection.request(
                 method, self._prefix + path, body, self._all_headers(headers, body)
             )
-            answer = self._connection.getresponse()
+            answer = cast(HTTPAnswer, self._connection.getresponse())
             content = answer.read()
         except http.client.RemoteDisconnected as error:
             self.close()
@@ -191,8 +194,7 @@ class SocketTransport:
         except (OSError, http.client.HTTPException) as error:
             self.close()
             raise self._unreachable(error, sent=True) from error
-        names = {name.lower(): value for name, value in answer.getheaders()}
-        return Response(answer.status, names, content)
+        return Response(answer.status, dict(answer.fields), content)
 
     def _connect(self) -> None:
         if self._connection.sock is not None:
