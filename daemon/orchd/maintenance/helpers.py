@@ -89,8 +89,12 @@ def fork_crew(
         yield crew
 
 
-def share_out(crew: Sequence[Helper], parts: Sequence[Part]) -> Iterator[Seen]:
+def share_out(
+    crew: Sequence[Helper], parts: Sequence[Part], reader: StateReader
+) -> Iterator[Seen]:
     """Let helpers examine all parts; what is seen of several parts comes in any order.
+
+    Meanwhile the reader that they are copies of gets ready for what is read at the end.
 
     Raises:
         HelperStopped: whatever a helper cannot go on for.
@@ -99,6 +103,7 @@ def share_out(crew: Sequence[Helper], parts: Sequence[Part]) -> Iterator[Seen]:
     at_work: dict[Helper, int] = {}
     for helper in crew:
         _assign(helper, waiting, at_work)
+    reader.get_ready()
     while at_work:
         for helper in wait_for_helpers(list(at_work)):
             message = _received(helper.connection)

@@ -7,7 +7,7 @@ move meanwhile are compared with exactly the events that they stand for.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any, NamedTuple, TypeVar
 
 import sqlalchemy as sa
@@ -111,6 +111,11 @@ class StateReader:
             for number in range(1, min(count, len(streams)))
         ]
         return spans_between(bounds)
+
+    def get_ready(self) -> None:
+        """Open a connection for what is read next, if the database answers at once."""
+        with suppress(StoreUnavailable), self.store.connect_reader():
+            pass
 
     def let_go(self) -> None:
         """Give up all connections; whatever is read next opens one again."""

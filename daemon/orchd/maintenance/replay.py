@@ -214,7 +214,7 @@ class _Replay:
         if self._head > ALONE_EVENTS_MAX or self._how.jobs is not None:
             with fork_crew(self._reader, self._how.jobs, len(parts)) as crew:
                 if crew:
-                    yield from share_out(crew, parts)
+                    yield from share_out(crew, parts, self._reader)
                     return
         yield from examine_alone(self._reader, parts)
 
