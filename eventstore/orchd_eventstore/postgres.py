@@ -117,8 +117,6 @@ class PostgresBackend:
                 yield transaction
             finally:
                 transaction.rollback()
-        if transaction.committed:
-            self.news.tell()
 
     def execute_all(
         self, statements: Sequence[tuple[str, Sequence[Any]]]
@@ -146,7 +144,6 @@ class PostgresBackend:
             answer = Answer(repeated=True)
         if answer.repeated:
             return self._resolve(items, command_id)
-        self.news.tell()
         return commit_of(command_id, items, answer)
 
     def _append(
@@ -250,7 +247,6 @@ class PostgresTransaction:
         self._connection = connection
         self._pipeline = pipeline
         self._begun = False
-        self.committed = False
 
     def execute(
         self, statement: str, parameters: Sequence[Any] = ()
@@ -271,7 +267,7 @@ class PostgresTransaction:
         with translated(at_commit=True):
             self._connection.execute("COMMIT")
             self._pipeline.sync()
-        self._begun, self.committed = False, True
+        self._begun = False
 
     def rollback(self) -> None:
         """Undo what has not been committed."""

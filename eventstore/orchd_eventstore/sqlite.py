@@ -136,8 +136,6 @@ class SqliteBackend:
             except StoreUnavailable as error:
                 self._doubtful |= error.disk_failed
                 raise
-        if transaction.committed:
-            self.news.tell()
 
     session = transaction
     """One writer needs no other kind: what a session reads is locked for it alone."""

@@ -70,7 +70,9 @@ class Session:
     ) -> Commit:
         """Append and commit; see `EventStore.append`."""
         require_valid(items, self._store.projections)
-        return self._inner.append(items, command_id, blobs, producer)
+        commit = self._inner.append(items, command_id, blobs, producer)
+        self._store.tell_of(commit)
+        return commit
 
 
 class Transaction:
@@ -188,7 +190,9 @@ class EventStore:
             InvalidAppend: the batch breaks the contract.
         """
         require_valid(items, self.projections)
-        return self._backend.append(items, command_id, blobs, producer)
+        commit = self._backend.append(items, command_id, blobs, producer)
+        self.tell_of(commit)
+        return commit
 
     @contextmanager
     def session(self) -> Iterator[Session]:
@@ -367,6 +371,15 @@ class EventStore:
         in as `seen`: a commit between the look and the wait then ends the wait at once.
         """
         self._backend.news.wait(timeout_seconds, seen)
+
+    def tell_of(self, commit: Commit) -> None:
+        """Wake whoever waits for the log to grow, if it has.
+
+        A claim that found nothing has appended nothing, and a lease that was renewed is
+        not in the log. An idle daemon would look twice as often for the sake of them.
+        """
+        if commit.last_position is not None:
+            self._backend.news.tell()
 
     def wake(self) -> None:
         """End all waits of this process."""

@@ -88,6 +88,31 @@ async def test_a_commit_between_looking_and_waiting_is_not_overlooked(
     assert time.monotonic() - began < 0.5
 
 
+def _hints_when_quiet(store: EventStore) -> int:
+    """Return how many hints there were, once no more come: PostgreSQL's come later."""
+    seen = -1
+    while seen != store.hints():
+        seen = store.hints()
+        store.wait(0.3)
+    return seen
+
+
+def test_only_what_the_log_says_is_news(store: EventStore) -> None:
+    """A batch that lost and a change beside the log wake nobody who waits for the log."""
+    store.append([bare("s", 0)], command_id="first")
+    before = _hints_when_quiet(store)
+    store.append([bare("s", 0)], command_id="lost")
+    with store.session() as session:
+        session.append([bare("s", 0)], command_id="lost in a session")
+    with store.transaction() as transaction:
+        transaction.execute("UPDATE counters SET value = value")
+        transaction.commit()
+    assert _hints_when_quiet(store) == before
+    with store.session() as session:
+        session.append([bare("s", 1)], command_id="won")
+    assert store.hints() > before
+
+
 async def test_a_hole_in_the_log_is_an_alarm(store: EventStore, store_url: str) -> None:
     await _append(store, "c1", 3)
     await _append(store, "c2", 3)
