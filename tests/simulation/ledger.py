@@ -14,6 +14,7 @@ from orchd.ledger.port import (
     ActOnBreaker,
     ActOnTask,
     Bodies,
+    Census,
     ClaimTasks,
     LedgerUnavailable,
     LogEntry,
@@ -242,6 +243,14 @@ class SimulatedLedger:
     async def held_by(self, worker_id: str, *, limit: int) -> list[TaskState]:
         return await self._route.read(lambda: self.database.held_by(worker_id)[:limit])
 
+    async def census(self, worker_id: str, *, limit: int) -> Census:
+        return await self._route.read(
+            lambda: Census(
+                [*self.database.workers.values()],
+                self.database.held_by(worker_id)[:limit],
+            )
+        )
+
     async def cancel_requests(self, worker_id: str) -> list[str]:
         return await self._route.read(
             lambda: [s.id for s in self.database.held_by(worker_id) if s.cancel_requested]
@@ -301,7 +310,12 @@ def has_work(
 
 def _look(database: Database) -> Look:
     due = min(database.schedule.timers.values(), default=None)
-    return Look(now=database.clock(), position=len(database.log), next_due=due)
+    return Look(
+        now=database.clock(),
+        position=len(database.log),
+        next_due=due,
+        is_any_ready=bool(database.schedule.ready),
+    )
 
 
 def _has_waiting(database: Database, executor: str) -> bool:

@@ -131,7 +131,6 @@ class LeaseKeeper(Service):
         self._note_renewed(asked)
         if regained:
             self._on_regained()
-        await self._clock.synchronise()
 
     def _note_renewed(self, asked: float) -> None:
         self._renewed = asked

@@ -79,29 +79,29 @@ class Recovery(Service):
 
     async def tick(self) -> None:
         """Recover from every worker that is dead."""
+        own = self._lease.worker.id
         try:
-            workers = await self._ledger.workers()
+            census = await self._ledger.census(own, limit=BATCH_TASKS_MAX)
         except LedgerUnavailable:
             # Nobody can renew meanwhile either, so nobody has been silent.
             self._signs = {}
             raise
-        self._count_looks(workers)
-        for worker in workers:
+        self._count_looks(census.workers)
+        lost = self._lost_runs(census.held)
+        for worker in census.workers:
             if worker.id != self._lease.worker.id and await self._is_fenced(worker):
                 await self._release_all(worker)
-        await self._release_lost_runs()
+        if lost:
+            await self._release(own, lost, f"worker {own} lost its run")
 
-    async def _release_lost_runs(self) -> None:
-        own = self._lease.worker.id
-        held = await self._ledger.held_by(own, limit=BATCH_TASKS_MAX)
+    def _lost_runs(self, held: Sequence[TaskState]) -> list[TaskState]:
         # A claim on its way is held on disk before it runs here; hence two looks.
         lost = [] if self._is_claiming() else [s for s in held if not self._is_running(s)]
         confirmed = [state for state in lost if (state.id, state.token) in self._suspects]
         self._suspects = frozenset((state.id, state.token) for state in lost)
         for state in confirmed:
             logger.error("run %d of task %s was lost here; released", state.runs, state.id)
-        if confirmed:
-            await self._release(own, confirmed, f"worker {own} lost its run")
+        return confirmed
 
     async def _is_fenced(self, worker: WorkerView) -> bool:
         if worker.fenced:

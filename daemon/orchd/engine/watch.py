@@ -13,8 +13,9 @@ from orchd.ledger.port import Ledger
 from orchd.system import MICROSECONDS_PER_SECOND, System
 
 POLL_SECONDS = 2.0
-"""Longest time between two claims of a worker with free slots. What no hint announces is
-found by it: a task that became ready by another worker's claim, for example."""
+"""Longest time between two claims of a worker with free slots while any task is ready. What
+no hint announces is found by it: a task that became ready by another worker's claim, for
+example."""
 GAP_SECONDS = 0.1
 """A busy process hears of its own commits all the time; it looks this often at most."""
 
@@ -86,7 +87,8 @@ class LedgerWatch(Service):
             await engine.breakers.refresh()
         probing = await engine.breakers.begin_probes(engine.executor_names)
         now = engine.system.monotonic()
-        if probing or look.position != self._position or now - self._polled >= POLL_SECONDS:
+        polls = look.is_any_ready and now - self._polled >= POLL_SECONDS
+        if probing or look.position != self._position or polls:
             self._position, self._polled = look.position, now
             engine.wake()
         if look.next_due is not None:

@@ -287,11 +287,26 @@ class Look(msgspec.Struct, frozen=True, gc=False):
         now: the database's clock, in microseconds.
         position: that of the last event; where it is the same, nothing has changed.
         next_due: when the earliest timer is due; None when there is none.
+        is_any_ready: whether a task may be ready, for whichever worker; where none is, and
+            no timer is due, a claim would find nothing.
     """
 
     now: int
     position: int
     next_due: int | None
+    is_any_ready: bool
+
+
+class Census(msgspec.Struct, frozen=True):
+    """By what a worker finds the dead, and what it has lost itself.
+
+    Attributes:
+        workers: the leases, and as fenced whoever holds tasks without having one.
+        held: tasks in progress that belong to the worker that asked.
+    """
+
+    workers: list[WorkerView]
+    held: list[TaskState]
 
 
 class Ledger(Protocol):
@@ -401,6 +416,10 @@ class Ledger(Protocol):
 
     async def workers(self) -> list[WorkerView]:
         """Return the leases, and as fenced whoever holds tasks without having one."""
+        ...
+
+    async def census(self, worker_id: str, *, limit: int) -> Census:
+        """Return what `workers` and `held_by` would, in one read."""
         ...
 
     async def fence_worker(self, worker_id: str, *, only_if_expired: bool) -> bool:

@@ -16,6 +16,7 @@ from orchd.ledger.dialects import Dialect
 from orchd.ledger.leases import POSTGRESQL_NOW, SELECT_WORKERS, worker_view
 from orchd.ledger.listing import TaskQuery
 from orchd.ledger.port import (
+    Census,
     Look,
     Outcome,
     QueueView,
@@ -48,7 +49,13 @@ _HELD = (
 _CANCELLED = (
     "SELECT task_id FROM running WHERE cancel_requested AND worker = ? ORDER BY task_id"
 )
-_LOOK = "SELECT {now}, position, (SELECT min(due_at) FROM timers) FROM log_head"
+# In the order of claims: what was claimed just now stays in the index for a while, and the
+# claims have walked over it already.
+_FIRST_READY = "SELECT task_id FROM ready ORDER BY priority DESC, ready_at, task_id LIMIT 1"
+_LOOK = (
+    "SELECT {now}, position, (SELECT min(due_at) FROM timers),"
+    f" ({_FIRST_READY}) IS NOT NULL FROM log_head"
+)
 _LOOK_POSTGRESQL, _LOOK_SQLITE = (_LOOK.format(now=now) for now in (POSTGRESQL_NOW, "?"))
 _BREAKERS = f"SELECT {columns(BREAKER_COLUMNS)} FROM breakers ORDER BY name"
 _QUEUES = f"SELECT {columns(QUEUE_COLUMNS)} FROM queues ORDER BY name"
@@ -82,9 +89,16 @@ class Reads:
         self._dialect = dialect
 
     def _rows(self, text: str, *parameters: Any) -> Sequence[Sequence[Any]]:
+        return self._rows_of((text, parameters))[0]
+
+    def _rows_of(
+        self, *statements: tuple[str, tuple[Any, ...]]
+    ) -> list[Sequence[Sequence[Any]]]:
         with self._store.connect_reader() as connection:
-            result = connection.exec_driver_sql(self._dialect.sql(text), parameters)
-            return result.fetchall()
+            return [
+                connection.exec_driver_sql(self._dialect.sql(text), parameters).fetchall()
+                for text, parameters in statements
+            ]
 
     # --- tasks ------------------------------------------------------------------------
 
@@ -170,15 +184,21 @@ class Reads:
         """Return the leases, oldest worker first."""
         return [worker_view(row) for row in self._rows(SELECT_WORKERS)]
 
+    def census(self, worker_id: str, limit: int) -> Census:
+        """Return the leases, and the tasks in progress of a worker."""
+        workers, held = self._rows_of((SELECT_WORKERS, ()), (_HELD, (worker_id, limit)))
+        return Census([*map(worker_view, workers)], [*map(task_state, held)])
+
     # --- work to do -------------------------------------------------------------------
 
     def look(self) -> Look:
-        """Return the clock, the end of the log and the earliest timer."""
+        """Return the clock, the end of the log, and what there is to claim."""
         if self._dialect.is_postgresql:
             [row] = self._rows(_LOOK_POSTGRESQL)
         else:
             [row] = self._rows(_LOOK_SQLITE, self._store.now())
-        return Look(*row)
+        now, position, next_due, is_any_ready = row
+        return Look(now, position, next_due, bool(is_any_ready))
 
     def has_work(
         self, executors: Sequence[str], verifiers: Sequence[str], queues: Sequence[str]

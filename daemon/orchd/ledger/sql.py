@@ -18,6 +18,7 @@ from orchd.ledger.news import NewsHub
 from orchd.ledger.plan import TASK_STREAM
 from orchd.ledger.port import (
     Bodies,
+    Census,
     LedgerUnavailable,
     LogEntry,
     Look,
@@ -264,6 +265,9 @@ class SQLLedger:
 
     async def workers(self) -> list[WorkerView]:
         return await self._read(self._reads.workers)
+
+    async def census(self, worker_id: str, *, limit: int) -> Census:
+        return await self._read(self._reads.census, worker_id, limit)
 
     async def fence_worker(self, worker_id: str, *, only_if_expired: bool) -> bool:
         return await self._in(

@@ -22,6 +22,7 @@ from orchd.ledger.port import (
     ActOnTask,
     Bodies,
     BreakerActed,
+    Census,
     Claimed,
     ClaimedTask,
     ClaimTasks,
@@ -424,7 +425,8 @@ class TaskStoreLedger:
     async def look(self) -> Look:
         """Return when the first waiting task may go on; there is no log."""
         due = min(self._waiting.values(), default=None)
-        return Look(now=await self.now(), position=0, next_due=due)
+        # What is ready the store alone knows.
+        return Look(now=await self.now(), position=0, next_due=due, is_any_ready=True)
 
     async def has_work(
         self,
@@ -472,6 +474,10 @@ class TaskStoreLedger:
     async def fence_worker(self, worker_id: str, *, only_if_expired: bool) -> bool:
         """Agree: there is no such worker."""
         return True
+
+    async def census(self, worker_id: str, *, limit: int) -> Census:
+        """Return nobody, who holds nothing."""
+        return Census(workers=[], held=[])
 
     async def held_by(self, worker_id: str, *, limit: int) -> list[TaskState]:
         """Return nothing."""

@@ -11,7 +11,7 @@ import pytest
 from orchd.engine.recovery import SILENT_LOOKS
 from orchd.executors.port import ExecutorAnswer, RunContext, Success
 from orchd.interfaces import TaskStatus
-from orchd.ledger.port import ActOnTask, LedgerUnavailable, Outcome, Request, WorkerView
+from orchd.ledger.port import ActOnTask, Census, LedgerUnavailable, Outcome, Request
 from orchd.tasks.commands import Recover
 from support.engines import Harness, ScriptedExecutor, settings_for, until
 
@@ -80,15 +80,15 @@ async def test_looks_that_had_no_answer_are_no_signs_of_death(pair: Pair) -> Non
     ledger, recovery = pair.other.ledger, pair.other.engine._recovery
     for _ in range(SILENT_LOOKS - 1):
         await recovery.tick()
-    workers = ledger.workers
+    census = ledger.census
 
-    async def away() -> list[WorkerView]:
+    async def away(worker_id: str, *, limit: int) -> Census:
         raise LedgerUnavailable("away")
 
-    ledger.workers = away  # type: ignore[method-assign]  # a fault
+    ledger.census = away  # type: ignore[method-assign]  # a fault
     with pytest.raises(LedgerUnavailable):
         await recovery.tick()
-    ledger.workers = workers  # type: ignore[method-assign]  # the fault is over
+    ledger.census = census  # type: ignore[method-assign]  # the fault is over
     await _require_enough_looks(pair)
 
 

@@ -284,6 +284,26 @@ class LedgerConformance:
         assert after.now == pytest.approx(await hand.ledger.now(), abs=MINUTE)
         assert after.now >= before.now
 
+    async def test_a_look_tells_whether_any_task_is_ready(self, hand: Hand) -> None:
+        due = hand.now() + MINUTE
+        ready = [(await hand.ledger.look()).is_any_ready]
+        await hand.submit("later", run_at=due)
+        ready.append((await hand.ledger.look()).is_any_ready)
+        await hand.submit("now")
+        ready.append((await hand.ledger.look()).is_any_ready)
+        assert await hand.claim_ids() == ["now"]
+        ready.append((await hand.ledger.look()).is_any_ready)
+        assert ready == [False, False, True, False]
+
+    async def test_a_look_sees_what_the_claim_of_another_made_ready(
+        self, hand: Hand
+    ) -> None:
+        due = hand.now() + MINUTE
+        await hand.submit("a", run_at=due)
+        assert await hand.claim_ids(now=due, executors=("other",)) == []
+        look = await hand.ledger.look()
+        assert (look.next_due, look.is_any_ready) == (None, True)
+
     async def test_a_task_that_waits_for_its_time_can_be_cancelled(
         self, hand: Hand
     ) -> None:
@@ -560,6 +580,16 @@ class LedgerConformance:
         await hand.claim()
         await hand.ledger.retire_worker(hand.worker)
         assert len(await hand.ledger.workers()) == 1
+
+    async def test_a_census_is_what_two_reads_would_tell(self, hand: Hand) -> None:
+        for task_id in ("a", "b", "c"):
+            await hand.submit(task_id)
+        await hand.claim(2)
+        census = await hand.ledger.census(hand.worker, limit=1)
+        assert census.workers == await hand.ledger.workers()
+        assert census.held == await hand.ledger.held_by(hand.worker, limit=1)
+        assert [len(census.workers), len(census.held)] == [1, 1]
+        assert (await hand.ledger.census("stranger", limit=1)).held == []
 
     # --- repetition -------------------------------------------------------------------
 
