@@ -23,6 +23,7 @@ import msgspec
 from harness import report
 from harness.comparison import LOADS, Comparison
 from harness.drawing import draw
+from harness.environments import compile_checkout
 from harness.paths import RESULTS
 from harness.progress import Progress
 from harness.roster import CONTESTANTS
@@ -50,6 +51,7 @@ def main() -> None:
     given = {"repetitions": chosen.repetitions, "idle_seconds": chosen.idle_seconds}
     sizes = msgspec.structs.replace(sizes, **{k: v for k, v in given.items() if v})
     wanted = [one for one in CONTESTANTS if not chosen.only or one.name in chosen.only]
+    compile_checkout()
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="ob")))
         servers = Servers(stack, folder)

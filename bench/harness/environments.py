@@ -6,6 +6,7 @@ their pins change. What a run installs comes from the pins with their hashes alo
 
 from __future__ import annotations
 
+import compileall
 import hashlib
 import os
 import shutil
@@ -13,7 +14,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from harness.paths import ENVIRONMENTS, PEERS
+from harness.paths import BENCH, ENVIRONMENTS, PEERS
 
 STAMP = ".stamp"
 
@@ -58,6 +59,16 @@ def packages_of(name: str) -> Path:
         _run(["npm", "ci", "--ignore-scripts", "--no-audit", "--no-fund"], cwd=folder)
         _mark_fresh(folder, pins)
     return folder
+
+
+def compile_checkout() -> None:
+    """Compile orchd, as whatever is installed is.
+
+    Python does it by itself, but not where $PYTHONDONTWRITEBYTECODE is set, and a checkout
+    that was edited would compile itself at each start.
+    """
+    for name in ("daemon", "eventstore", "migrations", "ops"):
+        compileall.compile_dir(BENCH.parent / name, quiet=1)
 
 
 def _install(python: Path, pins: Path) -> None:

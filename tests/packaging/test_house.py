@@ -277,7 +277,9 @@ def test_the_scenarios_of_chaos_have_their_full_size() -> None:
 
 def test_what_is_installed_is_compiled() -> None:
     """Otherwise each start compiles it, wherever nothing may be written later."""
-    for name in ("sqlalchemy.sql.compiler", "uvicorn.config", "alembic.config"):
+    packages = ("sqlalchemy.sql.compiler", "uvicorn.config", "alembic.config")
+    own = ("orchd.engine.engine", "orchd_eventstore.store", "orchd_ops.cli.root")
+    for name in (*packages, *own):
         found = importlib.util.find_spec(name)
         assert found is not None
         assert found.cached is not None
