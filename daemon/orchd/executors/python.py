@@ -44,6 +44,7 @@ class PythonHost:
         self._invocation: Invocation | None = None
         self._in_children = False
         self._search: asyncio.Task[None] | None = None
+        self._dismissal: asyncio.Task[None] | None = None
 
     async def answer(
         self,
@@ -89,7 +90,8 @@ class PythonHost:
             self._in_children = True
         else:
             self._invocation = await in_thread(self._load, "load")
-            await self._pool.close()
+            # No task waits for the end of the child that told how the code runs.
+            self._dismissal = asyncio.create_task(self._pool.close())
 
     def _looked(self, search: asyncio.Task[None]) -> None:
         self._search = None
@@ -110,6 +112,8 @@ class PythonHost:
         if search is not None:
             search.cancel()
             await asyncio.wait((search,))
+        if self._dismissal is not None:
+            await asyncio.wait((self._dismissal,))
         await self._pool.close()
 
 

@@ -7,8 +7,9 @@ import socket
 import sys
 import threading
 from collections.abc import Mapping
+from contextlib import suppress
 
-from orchd.processes.marks import fork_server_mark, inherited_mark
+from orchd.processes.marks import fork_server_mark, inherited_mark, run_mark
 from orchd.processes.table import MARK_VARIABLE
 from orchd.system import Program, ended_within, start_program
 
@@ -66,6 +67,16 @@ class ForkServer:
                     return supervisor
                 supervisor.channel.close()
             return Supervisor(self._new(mark))
+
+    def prepare(self, state: str) -> None:
+        """Start the fork server before it is needed, unless it cannot be started now.
+
+        Args:
+            state: the first part of the daemon's mark.
+        """
+        with self._lock, suppress(OSError):
+            if self._door is None:
+                self._start(run_mark(state))
 
     def give_back(self, supervisor: Supervisor) -> None:
         """Keep a supervisor whose program has gone by itself for the next one."""

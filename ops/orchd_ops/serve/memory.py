@@ -7,11 +7,10 @@ import gc
 import os
 from typing import Any
 
+from orchd_ops.cli import YOUNG_OBJECTS
+
 EXIT_CODE = 70
 """EX_SOFTWARE of sysexits.h."""
-YOUNG_OBJECTS = 50_000
-"""New objects that are looked through together: those of a thousand tasks under way.
-With Python's own 700, looking took half of the time that a task costs."""
 MIDDLE_ROUNDS, OLD_ROUNDS = 20, 50
 
 

@@ -26,6 +26,8 @@ logger = logging.getLogger(__name__)
 STARTING_SECONDS = 10.0
 """How often systemd is told that starting takes longer."""
 FILE_MODE_MASK = 0o077
+PROGRAM_TYPES = frozenset(("command", "python"))
+"""The executors and verifiers that start programs."""
 
 
 def serve(load: Callable[[], Settings], *, signals: StopSignals, until_idle: bool) -> None:
@@ -52,10 +54,29 @@ async def _serve(
     until_idle: bool,
 ) -> None:
     from orchd.processes.launching import fork_server
-    from orchd_ops.serve.daemon import Daemon
 
     system = RealSystem()
     signals.attach()
+    if _starts_programs(settings):
+        # The first task needs it, and it gets ready while this process still imports.
+        fork_server.prepare(places.state_hash(settings.database))
+    try:
+        await _serve_state(load, settings, signals, system, until_idle=until_idle)
+    finally:
+        await asyncio.to_thread(fork_server.close)
+
+
+async def _serve_state(
+    load: Callable[[], Settings],
+    settings: Settings,
+    signals: StopSignals,
+    system: RealSystem,
+    *,
+    until_idle: bool,
+) -> None:
+    from orchd.processes.launching import fork_server
+    from orchd_ops.serve.daemon import Daemon
+
     ledger = await _opened(settings, system, signals)
     if ledger is None:
         logger.info("stopped before the work began")
@@ -76,6 +97,12 @@ async def _serve(
     finally:
         await asyncio.to_thread(fork_server.close)
         await ledger.close()
+
+
+def _starts_programs(settings: Settings) -> bool:
+    executors = {executor.type for executor in settings.executors.values()}
+    verifiers = {verifier.type for verifier in settings.verifiers.values()}
+    return not PROGRAM_TYPES.isdisjoint(executors | verifiers)
 
 
 async def _opened(

@@ -11,6 +11,7 @@ import pytest
 from orchd.config.settings import ExecutorSettings, WorkerSettings
 from orchd.executors.adapter import ObjectExecutor
 from orchd.executors.factory import build_executor
+from orchd.executors.pool import ChildPool
 from orchd.executors.port import Deferred, ExecutorPort, Failure, Final, Success
 from orchd.system import RealSystem, process_start
 from orchd.tasks.failures import ErrorClass
@@ -99,6 +100,27 @@ async def test_many_first_tasks_start_one_child_to_learn_what_the_code_is(
     await executor.close()
     assert {type(answer) for answer in answers} == {kind}
     assert executor._host._pool._started == 1  # type: ignore[attr-defined]  # to count them
+
+
+async def test_the_first_task_does_not_wait_for_the_end_of_the_child_that_told(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The executor does, before it is closed."""
+    close, go_on = ChildPool.close, asyncio.Event()
+
+    async def late(self: ChildPool) -> None:
+        await go_on.wait()
+        await close(self)
+
+    monkeypatch.setattr(ChildPool, "close", late)
+    executor = python("asynchronous")
+    async with asyncio.timeout(20):
+        assert await executor.execute(run_context()) == Success(output=str(os.getpid()))
+    closing = asyncio.create_task(executor.close())
+    await asyncio.sleep(0.05)
+    assert not closing.done()
+    go_on.set()
+    await closing
 
 
 async def test_a_search_ends_with_its_executor_and_not_with_who_asked() -> None:

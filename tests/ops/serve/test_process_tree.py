@@ -135,6 +135,21 @@ def _is_keeper(pid: int) -> bool:
     return b"fork_server" in Path(f"/proc/{pid}/cmdline").read_bytes()
 
 
+def test_the_fork_server_is_ready_before_the_first_task(cli: CommandLine) -> None:
+    cli.configure("[executors.warm]\ntype = 'python'\ntarget = 'mine:warm'\n")
+    daemon = cli.serve()
+    until(lambda: list(map(_is_keeper, marked(daemon))) == [True])
+    daemon.signal(signal.SIGTERM)
+    assert daemon.wait() == 0
+    assert not marked(daemon)
+
+
+def test_who_starts_no_programs_has_no_fork_server(cli: CommandLine) -> None:
+    daemon = cli.serve()
+    cli.ok("submit", "x", "--executor", "echo", "--wait")
+    assert not marked(daemon)
+
+
 def test_a_program_gets_nothing_of_the_daemon(cli: CommandLine) -> None:
     """Neither its descriptors, its secrets, nor its directory."""
     look = (
