@@ -39,9 +39,10 @@ async def read(ledger: Ledger) -> Reading:
     Raises:
         LedgerUnavailable: the database does not answer.
     """
+    look = await ledger.look()
     return Reading(
-        at=await ledger.now(),
-        position=await ledger.log_position(),
+        at=look.now,
+        position=look.position,
         event_counts=await ledger.event_counts(),
         queues=tuple(await ledger.queues()),
         breakers={

@@ -345,7 +345,7 @@ async def test_a_scrape_survives_a_database_that_is_away(
     async def away() -> int:
         raise LedgerUnavailable("the database is away")
 
-    monkeypatch.setattr(watched.harness.ledger, "log_position", away)
+    monkeypatch.setattr(watched.harness.ledger, "look", away)
     page = await scrape(watched.metrics)
     assert page("orchd_log_position") == before
     assert page("orchd_log_reading_age_seconds") > 0
@@ -361,7 +361,7 @@ async def test_a_database_that_hangs_delays_a_scrape_by_the_patience_only(
         return 0
 
     monkeypatch.setattr("orchd_ops.metrics.metrics.PATIENCE_SECONDS", 0.05)
-    monkeypatch.setattr(watched.harness.ledger, "log_position", hangs)
+    monkeypatch.setattr(watched.harness.ledger, "look", hangs)
     async with asyncio.timeout(5):
         pages = [await scrape(watched.metrics) for _ in range(3)]
     assert all("orchd_build_info" in page.samples for page in pages)
