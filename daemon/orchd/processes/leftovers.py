@@ -41,13 +41,18 @@ def sweep(system: System, state: str) -> int:
     Returns:
         How many processes were killed.
     """
+    # A look at all processes takes as long as a small import; mostly one is enough.
+    killed = _end_left_behind(system, state) if left_behind(state) else 0
+    _remove_directories(state)
+    return killed
+
+
+def _end_left_behind(system: System, state: str) -> int:
     # Supervisors end by themselves what they have, also what shows no mark any more.
     deadline = system.monotonic() + SUPERVISOR_SECONDS_MAX
     while _supervisors(state) and system.monotonic() < deadline:
         system.block(POLL_SECONDS)
-    killed = _kill_all(system, lambda: left_behind(state))
-    _remove_directories(state)
-    return killed
+    return _kill_all(system, lambda: left_behind(state))
 
 
 def left_behind(state: str) -> list[ProcessEntry]:

@@ -12,6 +12,12 @@ from orchd_ops.cli import YOUNG_OBJECTS
 EXIT_CODE = 70
 """EX_SOFTWARE of sysexits.h."""
 MIDDLE_ROUNDS, OLD_ROUNDS = 20, 50
+SETTLE_SECONDS = 1.0
+
+
+def settle_soon() -> None:
+    """Let the running loop `settle` in a moment: the first tasks must not wait for it."""
+    asyncio.get_running_loop().call_later(SETTLE_SECONDS, settle)
 
 
 def settle() -> None:
