@@ -169,7 +169,7 @@ class Daemon:
             await server.start()
         self._watchdog.start()
         self._keeping = asyncio.create_task(self._keep_local_door())
-        memory.settle_soon()
+        memory.settle()
         _print(f"listening on {address.url(self._servers[0].port)}")
         notify("READY=1", f"STATUS={self._status()}")
 

@@ -12,21 +12,16 @@ from orchd_ops.cli import YOUNG_OBJECTS
 EXIT_CODE = 70
 """EX_SOFTWARE of sysexits.h."""
 MIDDLE_ROUNDS, OLD_ROUNDS = 20, 50
-SETTLE_SECONDS = 1.0
-
-
-def settle_soon() -> None:
-    """Let the running loop `settle` in a moment: the first tasks must not wait for it."""
-    asyncio.get_running_loop().call_later(SETTLE_SECONDS, settle)
 
 
 def settle() -> None:
     """Leave what exists now alone for good, and look for garbage less often.
 
     Called once everything is imported and started. What goes away in cycles is still
-    found; what does not, which is nearly all, never waits for that.
+    found; what does not, which is nearly all, never waits for that. A look at it before
+    would find a few dozen objects, and the first task would wait for it. Later it would be
+    wrong: what tasks leave behind would stay for good.
     """
-    gc.collect()
     gc.freeze()
     gc.set_threshold(YOUNG_OBJECTS, MIDDLE_ROUNDS, OLD_ROUNDS)
 

@@ -27,7 +27,7 @@ STARTING_SECONDS = 10.0
 """How often systemd is told that starting takes longer."""
 FILE_MODE_MASK = 0o077
 PROGRAM_TYPES = frozenset(("command", "python"))
-"""The executors and verifiers that start programs."""
+"""The executors that start programs."""
 
 
 def serve(load: Callable[[], Settings], *, signals: StopSignals, until_idle: bool) -> None:
@@ -57,32 +57,17 @@ async def _serve(
 
     system = RealSystem()
     signals.attach()
-    if _starts_programs(settings):
-        # The first task needs it, and it gets ready while this process still imports.
-        fork_server.prepare(places.state_hash(settings.database))
-    try:
-        await _serve_state(load, settings, signals, system, until_idle=until_idle)
-    finally:
-        await asyncio.to_thread(fork_server.close)
-
-
-async def _serve_state(
-    load: Callable[[], Settings],
-    settings: Settings,
-    signals: StopSignals,
-    system: RealSystem,
-    *,
-    until_idle: bool,
-) -> None:
-    from orchd.processes.launching import fork_server
-    from orchd_ops.serve.daemon import Daemon
-
     ledger = await _opened(settings, system, signals)
     if ledger is None:
         logger.info("stopped before the work began")
         return
     try:
         await ledger.open()
+        if await _waits_for_programs(ledger, settings):
+            # It gets ready while this process still imports.
+            fork_server.prepare(places.state_hash(settings.database))
+        from orchd_ops.serve.daemon import Daemon
+
         await asyncio.to_thread(_clean_up, settings, system)
         daemon = Daemon(
             ledger=ledger,
@@ -99,10 +84,10 @@ async def _serve_state(
         await ledger.close()
 
 
-def _starts_programs(settings: Settings) -> bool:
-    executors = {executor.type for executor in settings.executors.values()}
-    verifiers = {verifier.type for verifier in settings.verifiers.values()}
-    return not PROGRAM_TYPES.isdisjoint(executors | verifiers)
+async def _waits_for_programs(ledger: SQLLedger, settings: Settings) -> bool:
+    executors = settings.executors.values()
+    names = tuple(one.name for one in executors if one.type in PROGRAM_TYPES)
+    return bool(names) and await ledger.has_work(names, (), settings.worker.queues)
 
 
 async def _opened(

@@ -136,7 +136,9 @@ def _is_keeper(pid: int) -> bool:
 
 
 def test_the_fork_server_is_ready_before_the_first_task(cli: CommandLine) -> None:
+    """If there is one that needs it, be it later."""
     cli.configure("[executors.warm]\ntype = 'python'\ntarget = 'mine:warm'\n")
+    cli.ok("submit", "x", "--executor", "warm", "--in", "1h")
     daemon = cli.serve()
     until(lambda: list(map(_is_keeper, marked(daemon))) == [True])
     daemon.signal(signal.SIGTERM)
@@ -145,6 +147,7 @@ def test_the_fork_server_is_ready_before_the_first_task(cli: CommandLine) -> Non
 
 
 def test_who_starts_no_programs_has_no_fork_server(cli: CommandLine) -> None:
+    cli.configure("[executors.warm]\ntype = 'python'\ntarget = 'mine:warm'\n")
     daemon = cli.serve()
     cli.ok("submit", "x", "--executor", "echo", "--wait")
     assert not marked(daemon)
