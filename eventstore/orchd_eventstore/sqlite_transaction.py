@@ -79,7 +79,6 @@ class SqliteTransaction:
         self._projections = projections
         self._statements = statements
         self._clock = clock
-        self.committed = False
 
     def execute(
         self, statement: str, parameters: Sequence[Any] = ()
@@ -98,7 +97,6 @@ class SqliteTransaction:
     def commit(self) -> None:
         with translated(at_commit=True):
             self._connection.execute("COMMIT")
-        self.committed = True
 
     def append(
         self,

@@ -87,9 +87,11 @@ class LedgerWatch(Service):
             await engine.breakers.refresh()
         probing = await engine.breakers.begin_probes(engine.executor_names)
         now = engine.system.monotonic()
-        polls = look.is_any_ready and now - self._polled >= POLL_SECONDS
-        if probing or look.position != self._position or polls:
+        moved = look.position != self._position
+        if moved or now - self._polled >= POLL_SECONDS:
             self._position, self._polled = look.position, now
+            probing |= look.is_any_ready
+        if probing:
             engine.wake()
         if look.next_due is not None:
             # An earlier alarm stays: another worker, whose clock is ahead of this one's, or

@@ -68,3 +68,21 @@ async def test_a_batch_without_an_answer_is_repeated_as_it_was(harness: Harness)
     assert commands[3] != commands[0]
     assert all(requests == courier.sent[0][1] for _, requests in courier.sent[:3])
     assert await harness.event_types("a") == ["submitted"]
+
+
+async def test_what_is_submitted_starts_in_the_commit_that_makes_it_durable(
+    harness: Harness,
+) -> None:
+    courier = Courier(harness)
+    courier.may_go.set()
+    harness.engine.resume_claims()
+    await until(lambda: harness.engine.committer.idle)
+    courier.sent.clear()
+    await harness.submit("a")
+    await until(lambda: harness.engine.running == 0 and harness.engine.committer.idle)
+    kinds = [[type(request).__name__ for request in sent] for _, sent in courier.sent]
+    assert kinds[0] == ["SubmitTask", "ClaimTasks"]
+    submitted, started, completed = await harness.ledger.task_events("a")
+    assert [submitted.type, started.type] == ["task.submitted", "task.started"]
+    assert "ActOnTask" in kinds[1], "an empty claim was sent before the run's end"
+    assert completed.type == "task.completed"
