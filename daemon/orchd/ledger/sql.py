@@ -74,6 +74,9 @@ class SQLLedger:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._writing = ThreadPoolExecutor(1, "orchd-ledger-write")
         self._reading = ThreadPoolExecutor(READER_THREADS, "orchd-ledger-read")
+        # What is read again and again, by one thread as long as the database answers. A
+        # pool wakes two of its idle threads for each call.
+        self._watching = ThreadPoolExecutor(READER_THREADS, "orchd-ledger-watch")
         self._leasing = (
             ThreadPoolExecutor(1, "orchd-ledger-lease")
             if dialect.is_postgresql
@@ -98,7 +101,7 @@ class SQLLedger:
             return
         self._closed = True
         self._news.close()
-        for pool in {self._writing, self._reading, self._leasing}:
+        for pool in {self._writing, self._reading, self._watching, self._leasing}:
             pool.shutdown(wait=True)
         self.store.close()
         if self._lock is not None:
@@ -121,9 +124,23 @@ class SQLLedger:
             raise LedgerUnavailable(str(error)) from error
 
     async def _read(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        return await self._patiently(self._reading, function, *args, **kwargs)
+
+    async def _watch(
+        self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs
+    ) -> T:
+        return await self._patiently(self._watching, function, *args, **kwargs)
+
+    async def _patiently(
+        self,
+        pool: ThreadPoolExecutor,
+        function: Callable[P, T],
+        *args: P.args,
+        **kwargs: P.kwargs,
+    ) -> T:
         try:
             async with asyncio.timeout(READ_SECONDS):
-                return await self._in(self._reading, function, *args, **kwargs)
+                return await self._in(pool, function, *args, **kwargs)
         except TimeoutError:
             # The thread is left to the time limits of the connection that it waits for.
             message = f"the database has not answered for {READ_SECONDS:g} seconds"
@@ -200,7 +217,7 @@ class SQLLedger:
         return await self._read(self._reads.held_by, worker_id, limit)
 
     async def cancel_requests(self, worker_id: str) -> list[str]:
-        return await self._read(self._reads.cancel_requests, worker_id)
+        return await self._watch(self._reads.cancel_requests, worker_id)
 
     # --- the log ----------------------------------------------------------------------
 
@@ -227,7 +244,7 @@ class SQLLedger:
         return await self._read(self._reads.breakers)
 
     async def look(self) -> Look:
-        return await self._read(self._reads.look)
+        return await self._watch(self._reads.look)
 
     async def has_work(
         self,
