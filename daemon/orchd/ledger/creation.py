@@ -65,6 +65,7 @@ sa.Index("ready_oldest", ready.c.queue, ready.c.ready_at)
 _CRASHED = ready.c.crashes > sa.literal_column("0")
 _partial_index("ready_crashed", _CRASHED, ready.c.crashes, ready.c.task_id)
 sa.Index("timers_due", timers.c.due_at)
+sa.Index("running_by_worker", running.c.worker)
 _partial_index(
     "running_cancel_requested",
     running.c.cancel_requested,

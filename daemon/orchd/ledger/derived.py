@@ -46,14 +46,12 @@ class _Listing(NamedTuple):
     Attributes:
         where: which tasks, with `{row}` before each column.
         columns: each with the column of `tasks` that it copies.
-        key: the columns that name a row.
         watched: columns of `tasks`; when one changes, the row is made anew.
     """
 
     table: str
     where: str
     columns: Mapping[str, str]
-    key: tuple[str, ...]
     watched: tuple[str, ...]
 
     def holds(self, row: str) -> str:
@@ -81,14 +79,12 @@ _LISTINGS = (
         "running",
         RUNNING,
         {"task_id": "id", "worker": "worker", "cancel_requested": "cancel_requested"},
-        key=("worker", "task_id"),
         watched=("status", "worker", "cancel_requested"),
     ),
     _Listing(
         "aside",
         ASIDE,
         {"task_id": "id", "status": "status", "created_at": "created_at"},
-        key=("task_id",),
         watched=("status", "waiting_reason", "waiting_until"),
     ),
 )
@@ -143,8 +139,7 @@ def _sqlite_pending() -> list[str]:
 
 def _sqlite_listing(listing: _Listing) -> list[str]:
     table, was, is_now = listing.table, listing.holds("OLD."), listing.holds("NEW.")
-    key = " AND ".join(f"{name} = OLD.{listing.columns[name]}" for name in listing.key)
-    delete = f"  DELETE FROM {table} WHERE {key};\n"
+    delete = f"  DELETE FROM {table} WHERE task_id = OLD.id;\n"
     insert = (
         f"  INSERT INTO {table} ({listing.names})\n  VALUES ({listing.copied('NEW.')});\n"
     )
@@ -253,12 +248,9 @@ def _postgresql_insert(listing: _Listing, source: str) -> str:
 
 
 def _postgresql_delete(listing: _Listing, source: str) -> str:
-    # By lists of values, so that the index of the key is used whatever the planner thinks.
-    keys = "\n    AND ".join(
-        f"{name} = ANY (ARRAY(SELECT DISTINCT o.{listing.columns[name]} {source}))"
-        for name in listing.key
-    )
-    return f"    DELETE FROM {listing.table} WHERE {keys};\n"
+    # By a list of values, so that the index is used whatever the planner thinks.
+    gone = f"ARRAY(SELECT o.id {source})"
+    return f"    DELETE FROM {listing.table} WHERE task_id = ANY ({gone});\n"
 
 
 def _moved(names: tuple[str, ...]) -> str:

@@ -192,8 +192,8 @@ timers = _derived("timers", "due_at")
 running = sa.Table(
     "running",
     metadata,
-    sa.Column("worker", _name(), primary_key=True),
     sa.Column("task_id", _name(), primary_key=True),
+    sa.Column("worker", _name(), nullable=False),
     sa.Column("cancel_requested", sa.Boolean, nullable=False),
 )
 

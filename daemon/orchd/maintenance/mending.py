@@ -187,27 +187,22 @@ def _derived_repairs(key: str, expected: Expected) -> Iterator[Statement]:
     else:
         yield _removal("ready", task)
         yield _removal("timers", task)
-    yield from _listing_repairs("running", ("worker", "task_id"), wanted.running, task)
-    yield from _listing_repairs("aside", ("task_id",), wanted.aside, task)
+    yield _listing_repair("running", wanted.running, task)
+    yield _listing_repair("aside", wanted.aside, task)
 
 
-def _listing_repairs(
-    table: str, key: Sequence[str], wanted: Mapping[str, Any] | None, task: tuple[str, int]
-) -> Iterator[Statement]:
+def _listing_repair(
+    table: str, wanted: Mapping[str, Any] | None, task: tuple[str, int]
+) -> Statement:
     if wanted is None:
-        yield _removal(table, task)
-        return
+        return _removal(table, task)
     sources = ", ".join(f"t.{'id' if name == 'task_id' else name}" for name in wanted)
     changes = ", ".join(f"{name} = excluded.{name}" for name in wanted)
-    yield (
+    return (
         f"INSERT INTO {table} ({', '.join(wanted)}) SELECT {sources} {_LOCKED_TASK}"
-        f" ON CONFLICT ({', '.join(key)}) DO UPDATE SET {changes}",
+        f" ON CONFLICT (task_id) DO UPDATE SET {changes}",
         task,
     )
-    for name in key[:-1]:
-        # What has another key is no row that the first statement could have changed.
-        text, parameters = _removal(table, task)
-        yield f"{text} AND {name} <> ?", (*parameters, wanted[name])
 
 
 def _upsert(table: str, column: str, instant: int, task: tuple[str, int]) -> Statement:

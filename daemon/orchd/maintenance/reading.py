@@ -293,22 +293,11 @@ class Snapshot:
         ready = self._by_key("ready", "task_id", READY_COLUMNS, keys)
         timers = self._by_key("timers", "task_id", TIMER_COLUMNS, keys)
         aside = self._by_key("aside", "task_id", ASIDE_COLUMNS, keys)
-        running = self._running(keys)
+        running = self._by_key("running", "task_id", RUNNING_COLUMNS, keys)
         return {
             key: Derived(ready.get(key), timers.get(key), running.get(key), aside.get(key))
             for key in keys
         }
-
-    def _running(self, keys: Sequence[str]) -> dict[str, Row]:
-        """Return the rows of `running`; two of one task read as one of both workers."""
-        found: dict[str, Row] = {}
-        for values in self.rows("running", "task_id", RUNNING_COLUMNS, keys):
-            row = dict(zip(RUNNING_COLUMNS, values, strict=True))
-            other = found.get(row["task_id"])
-            if other is not None:
-                row["worker"] = f"{other['worker']}, {row['worker']}"
-            found[row["task_id"]] = row
-        return found
 
     def _by_key(
         self, table: str, key: str, names: Sequence[str], keys: Sequence[str]

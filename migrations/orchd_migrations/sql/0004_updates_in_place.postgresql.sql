@@ -18,10 +18,10 @@ CREATE INDEX tasks_by_queue ON tasks (queue, created_at)
 CREATE INDEX tasks_by_executor ON tasks (executor, created_at)
 --;;
 CREATE TABLE running (
-	worker TEXT COLLATE "C" NOT NULL, 
 	task_id TEXT COLLATE "C" NOT NULL, 
+	worker TEXT COLLATE "C" NOT NULL, 
 	cancel_requested BOOLEAN NOT NULL, 
-	PRIMARY KEY (worker, task_id)
+	PRIMARY KEY (task_id)
 )
  WITH (autovacuum_vacuum_scale_factor = 0.02, autovacuum_analyze_scale_factor = 0.05)
 --;;
@@ -32,6 +32,8 @@ CREATE TABLE aside (
 	PRIMARY KEY (task_id)
 )
  WITH (autovacuum_vacuum_scale_factor = 0.02, autovacuum_analyze_scale_factor = 0.05)
+--;;
+CREATE INDEX running_by_worker ON running (worker)
 --;;
 CREATE INDEX running_cancel_requested ON running (worker, task_id) WHERE cancel_requested
 --;;
@@ -93,10 +95,7 @@ BEGIN
     ON CONFLICT DO NOTHING;
   END IF;
   IF EXISTS (SELECT FROM old_rows WHERE (status = 'in_progress')) THEN
-    DELETE FROM running WHERE worker = ANY (ARRAY(SELECT DISTINCT o.worker FROM new_rows AS n JOIN old_rows AS o ON o.id = n.id
-      WHERE (o.status = 'in_progress') AND (o.status, o.worker, o.cancel_requested)
-      IS DISTINCT FROM (n.status, n.worker, n.cancel_requested)))
-    AND task_id = ANY (ARRAY(SELECT DISTINCT o.id FROM new_rows AS n JOIN old_rows AS o ON o.id = n.id
+    DELETE FROM running WHERE task_id = ANY (ARRAY(SELECT o.id FROM new_rows AS n JOIN old_rows AS o ON o.id = n.id
       WHERE (o.status = 'in_progress') AND (o.status, o.worker, o.cancel_requested)
       IS DISTINCT FROM (n.status, n.worker, n.cancel_requested)));
   END IF;
@@ -108,7 +107,7 @@ BEGIN
     ON CONFLICT DO NOTHING;
   END IF;
   IF EXISTS (SELECT FROM old_rows WHERE (status = 'failed' OR status = 'cancelled' OR status = 'discarded' OR status = 'pending' AND waiting_reason IS NOT NULL AND waiting_until IS NULL)) THEN
-    DELETE FROM aside WHERE task_id = ANY (ARRAY(SELECT DISTINCT o.id FROM new_rows AS n JOIN old_rows AS o ON o.id = n.id
+    DELETE FROM aside WHERE task_id = ANY (ARRAY(SELECT o.id FROM new_rows AS n JOIN old_rows AS o ON o.id = n.id
       WHERE (o.status = 'failed' OR o.status = 'cancelled' OR o.status = 'discarded' OR o.status = 'pending' AND o.waiting_reason IS NOT NULL AND o.waiting_until IS NULL) AND (o.status, o.waiting_reason, o.waiting_until)
       IS DISTINCT FROM (n.status, n.waiting_reason, n.waiting_until)));
   END IF;
@@ -128,13 +127,11 @@ BEGIN
   DELETE FROM timers WHERE task_id = ANY (ARRAY(SELECT id FROM old_rows));
   DELETE FROM ready WHERE task_id = ANY (ARRAY(SELECT id FROM old_rows));
   IF EXISTS (SELECT FROM old_rows WHERE (status = 'in_progress')) THEN
-    DELETE FROM running WHERE worker = ANY (ARRAY(SELECT DISTINCT o.worker FROM old_rows AS o
-      WHERE (o.status = 'in_progress')))
-    AND task_id = ANY (ARRAY(SELECT DISTINCT o.id FROM old_rows AS o
+    DELETE FROM running WHERE task_id = ANY (ARRAY(SELECT o.id FROM old_rows AS o
       WHERE (o.status = 'in_progress')));
   END IF;
   IF EXISTS (SELECT FROM old_rows WHERE (status = 'failed' OR status = 'cancelled' OR status = 'discarded' OR status = 'pending' AND waiting_reason IS NOT NULL AND waiting_until IS NULL)) THEN
-    DELETE FROM aside WHERE task_id = ANY (ARRAY(SELECT DISTINCT o.id FROM old_rows AS o
+    DELETE FROM aside WHERE task_id = ANY (ARRAY(SELECT o.id FROM old_rows AS o
       WHERE (o.status = 'failed' OR o.status = 'cancelled' OR o.status = 'discarded' OR o.status = 'pending' AND o.waiting_reason IS NOT NULL AND o.waiting_until IS NULL)));
   END IF;
   RETURN NULL;

@@ -18,10 +18,10 @@ CREATE INDEX tasks_by_queue ON tasks (queue, created_at)
 CREATE INDEX tasks_by_executor ON tasks (executor, created_at)
 --;;
 CREATE TABLE running (
-	worker TEXT NOT NULL, 
 	task_id TEXT NOT NULL, 
+	worker TEXT NOT NULL, 
 	cancel_requested BOOLEAN NOT NULL, 
-	PRIMARY KEY (worker, task_id)
+	PRIMARY KEY (task_id)
 )
  WITHOUT ROWID
 --;;
@@ -32,6 +32,8 @@ CREATE TABLE aside (
 	PRIMARY KEY (task_id)
 )
  WITHOUT ROWID
+--;;
+CREATE INDEX running_by_worker ON running (worker)
 --;;
 CREATE INDEX running_cancel_requested ON running (worker, task_id) WHERE cancel_requested
 --;;
@@ -87,19 +89,19 @@ END
 --;;
 CREATE TRIGGER tasks_running_update AFTER UPDATE ON tasks WHEN (NEW.status = 'in_progress') AND (OLD.status IS NOT NEW.status OR OLD.worker IS NOT NEW.worker OR OLD.cancel_requested IS NOT NEW.cancel_requested)
 BEGIN
-  DELETE FROM running WHERE worker = OLD.worker AND task_id = OLD.id;
+  DELETE FROM running WHERE task_id = OLD.id;
   INSERT INTO running (task_id, worker, cancel_requested)
   VALUES (NEW.id, NEW.worker, NEW.cancel_requested);
 END
 --;;
 CREATE TRIGGER tasks_running_leave AFTER UPDATE ON tasks WHEN (OLD.status = 'in_progress') AND NOT (NEW.status = 'in_progress')
 BEGIN
-  DELETE FROM running WHERE worker = OLD.worker AND task_id = OLD.id;
+  DELETE FROM running WHERE task_id = OLD.id;
 END
 --;;
 CREATE TRIGGER tasks_running_delete AFTER DELETE ON tasks WHEN (OLD.status = 'in_progress')
 BEGIN
-  DELETE FROM running WHERE worker = OLD.worker AND task_id = OLD.id;
+  DELETE FROM running WHERE task_id = OLD.id;
 END
 --;;
 CREATE TRIGGER tasks_aside_insert AFTER INSERT ON tasks WHEN (NEW.status = 'failed' OR NEW.status = 'cancelled' OR NEW.status = 'discarded' OR NEW.status = 'pending' AND NEW.waiting_reason IS NOT NULL AND NEW.waiting_until IS NULL)

@@ -68,11 +68,6 @@ def rows(url: str) -> list[Any]:
         ("UPDATE running SET task_id = 'ghost'", ("running", "ghost", "")),
         (
             "INSERT INTO running (worker, task_id, cancel_requested)"
-            " SELECT 'nobody', task_id, cancel_requested FROM running",
-            ("running", "held", "worker"),
-        ),
-        (
-            "INSERT INTO running (worker, task_id, cancel_requested)"
             " SELECT worker, 'waiting', cancel_requested FROM running",
             ("running", "waiting", ""),
         ),
