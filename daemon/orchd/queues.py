@@ -5,6 +5,8 @@ A queue exists by being named; only pausing and resuming leave events.
 
 from __future__ import annotations
 
+import re
+from functools import lru_cache
 from typing import TypeAlias
 
 import msgspec
@@ -62,3 +64,14 @@ def evolve(
         actor=meta.actor,
         changed_at=meta.at,
     )
+
+
+@lru_cache(maxsize=1024)
+def serves(patterns: tuple[str, ...], queue: str) -> bool:
+    """Tell whether a worker that serves `patterns` serves a queue; `*` is any text."""
+    return any(_wildcards(pattern).fullmatch(queue) for pattern in patterns)
+
+
+@lru_cache(maxsize=256)
+def _wildcards(pattern: str) -> re.Pattern[str]:
+    return re.compile(".*".join(map(re.escape, pattern.split("*"))), re.DOTALL)

@@ -31,9 +31,10 @@ from orchd.ledger.port import (
     SubmitTask,
     WorkerView,
 )
+from orchd.queues import serves
 from orchd.system import System
 from orchd.tasks.events import TaskCancelRequested
-from orchd.tasks.state import Phase
+from orchd.tasks.state import Phase, TaskState
 from orchd.verifiers.port import VerifierPort
 
 logger = logging.getLogger(__name__)
@@ -306,7 +307,7 @@ class Engine:
         """
         if self.unanswered_seconds > PATIENCE_SECONDS:
             raise self._no_answer(self.unanswered_seconds)
-        if any(map(_makes_ready, requests)):
+        if any(self._may_start(request) for request in requests):
             # A claim sees the commit that it travels in, so what is submitted to a worker
             # with free slots starts with the commit that makes it durable.
             self._claimer.wake()
@@ -318,6 +319,16 @@ class Engine:
         except TimeoutError:
             gathered.add_done_callback(_forget)
             raise self._no_answer(PATIENCE_SECONDS) from None
+
+    def _may_start(self, request: Request) -> bool:
+        if not isinstance(request, SubmitTask):
+            return False
+        task = request.command.submitted
+        return task.run_at is None and self.may_run(task.executor, task.queue)
+
+    def may_run(self, executor: str, queue: str) -> bool:
+        """Tell whether this worker executes tasks of that executor and queue."""
+        return executor in self._executors and serves(self.settings.worker.queues, queue)
 
     def _no_answer(self, seconds: float) -> LedgerUnavailable:
         reason = f": {self.trouble}" if self.trouble else ""
@@ -464,7 +475,7 @@ class _Listener(Observer):
         task = news.after
         if task.waiting_until is not None:
             self._engine.note_due(task.waiting_until)
-        elif task.status is TaskStatus.PENDING:
+        elif task.status is TaskStatus.PENDING and self._concerns(task):
             self._ready[task.id] = None
         else:
             self._ready.pop(task.id, None)
@@ -472,14 +483,14 @@ class _Listener(Observer):
             if isinstance(event, TaskCancelRequested):
                 self._engine.stop_task(task.id)
 
+    def _concerns(self, task: TaskState) -> bool:
+        # A result to verify may be anybody's who has the verifiers.
+        return task.phase is Phase.VERIFY or self._engine.may_run(task.executor, task.queue)
+
     def committed(self, timing: CommitTiming) -> None:
         if self._ready:
             self._ready.clear()
             self._engine.wake()
-
-
-def _makes_ready(request: Request) -> bool:
-    return isinstance(request, SubmitTask) and request.command.submitted.run_at is None
 
 
 def _forget(future: asyncio.Future[list[Outcome]]) -> None:

@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Sequence
 import pytest
 
 from orchd.ledger.port import LedgerUnavailable, Outcome, Request
+from orchd.queues import serves
 from support.engines import Harness, ScriptedExecutor, until
 
 
@@ -86,3 +87,29 @@ async def test_what_is_submitted_starts_in_the_commit_that_makes_it_durable(
     assert [submitted.type, started.type] == ["task.submitted", "task.started"]
     assert "ActOnTask" in kinds[1], "an empty claim was sent before the run's end"
     assert completed.type == "task.completed"
+
+
+async def test_a_submission_for_other_workers_is_one_commit(harness: Harness) -> None:
+    courier = Courier(harness)
+    courier.may_go.set()
+    harness.engine.resume_claims()
+    await until(lambda: harness.engine.committer.idle)
+    courier.sent.clear()
+    await harness.submit("a", executor="elsewhere")
+    kinds = [[type(request).__name__ for request in sent] for _, sent in courier.sent]
+    assert kinds == [["SubmitTask"]]
+
+
+def test_a_worker_serves_the_queues_that_its_patterns_name() -> None:
+    for patterns, queue, served in (
+        (("*",), "any", True),
+        (("a", "b"), "b", True),
+        (("a", "b"), "c", False),
+        (("eu-*-gpu",), "eu-west-gpu", True),
+        (("eu-*-gpu",), "eu-west-cpu", False),
+        (("[ab]",), "a", False),
+        (("a.*",), "a.b", True),
+        (("a.*",), "axb", False),
+        ((), "a", False),
+    ):
+        assert serves(patterns, queue) is served, (patterns, queue)
