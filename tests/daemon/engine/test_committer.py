@@ -77,7 +77,7 @@ async def test_what_is_submitted_starts_in_the_commit_that_makes_it_durable(
     courier = Courier(harness)
     courier.may_go.set()
     harness.engine.resume_claims()
-    await until(lambda: harness.engine.committer.idle)
+    await until(lambda: bool(courier.sent) and harness.engine.committer.idle)
     courier.sent.clear()
     await harness.submit("a")
     await until(lambda: harness.engine.running == 0 and harness.engine.committer.idle)
@@ -93,7 +93,7 @@ async def test_a_submission_for_other_workers_is_one_commit(harness: Harness) ->
     courier = Courier(harness)
     courier.may_go.set()
     harness.engine.resume_claims()
-    await until(lambda: harness.engine.committer.idle)
+    await until(lambda: bool(courier.sent) and harness.engine.committer.idle)
     courier.sent.clear()
     await harness.submit("a", executor="elsewhere")
     kinds = [[type(request).__name__ for request in sent] for _, sent in courier.sent]
