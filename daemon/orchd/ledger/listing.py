@@ -77,22 +77,24 @@ class TaskQuery:
         return not self._along and _PENDING in self._statuses
 
     @property
-    def few(self) -> tuple[str, int]:
-        """Return the statement whose rows are as many as tasks would be sorted."""
+    def count(self) -> str:
+        """Return the statement that counts what would be sorted, as far as it matters."""
         counted = " UNION ALL ".join(
-            f"SELECT * FROM (SELECT 1 FROM {table} LIMIT {SORTED_MAX + 1:d}) AS {table}"
-            for table in self._tables()
+            f"SELECT * FROM (SELECT 1 FROM {place} LIMIT {SORTED_MAX + 1:d}) AS s{number:d}"
+            for number, place in enumerate(self._places())
         )
-        return f"SELECT 1 FROM ({counted}) AS found LIMIT ?", SORTED_MAX + 1
+        return f"SELECT count(*) FROM ({counted}) AS found"
 
     def choose(self, count: int) -> None:
-        """Choose the way, given the number of rows of `few`."""
+        """Choose the way, given what `count` counted."""
         self._along = count > SORTED_MAX
 
-    def _tables(self) -> Sequence[str]:
+    def _places(self) -> Sequence[str]:
+        """Return the tables that hold the tasks, with what is to be met there."""
         places = (_PLACES.get(status, ()) for status in self._statuses)
         tables = [table for some in places for table in some]
-        return [*tables, "aside"]
+        statuses = ", ".join(f"'{status}'" for status in self._statuses)
+        return [*tables, f"aside WHERE status IN ({statuses})"]
 
     def page(self, limit: int) -> tuple[Any, ...]:
         """Return the statement with its parameters."""
@@ -106,5 +108,5 @@ class TaskQuery:
         return (text, *self._parameters, limit)
 
     def _through_tables(self) -> str:
-        found = " UNION ".join(f"SELECT task_id FROM {table}" for table in self._tables())
+        found = " UNION ".join(f"SELECT task_id FROM {place}" for place in self._places())
         return f"SELECT {_COLUMNS} FROM ({found}) AS s JOIN tasks AS t ON t.id = s.task_id"

@@ -122,7 +122,7 @@ class Reads:
         if cursor is not None:
             query.continue_after(*_read_cursor(cursor))
         if query.counts_first:
-            query.choose(len(self._rows(*query.few)))
+            query.choose(self._rows(query.count)[0][0])
         rows = self._rows(*query.page(limit + 1))
         found = tuple(task_state(row) for row in rows[:limit])
         more = len(rows) > limit and found
