@@ -21,7 +21,6 @@ often enough along the order of creation."""
 _COLUMNS = columns(TASK_COLUMNS, "t")
 _ORDER = "ORDER BY t.created_at DESC, t.id DESC LIMIT ?"
 _ALONG = f"SELECT {_COLUMNS} FROM tasks AS t"
-_ASIDE_ALONE = f"SELECT {_COLUMNS} FROM aside AS s JOIN tasks AS t ON t.id = s.task_id"
 _ASIDE_ORDER = "ORDER BY s.created_at DESC, s.task_id DESC LIMIT ?"
 _COMPLETED, _PENDING = TaskStatus.COMPLETED.value, TaskStatus.PENDING.value
 _PLACES = {_PENDING: ("ready", "timers"), TaskStatus.IN_PROGRESS.value: ("running",)}
@@ -100,13 +99,16 @@ class TaskQuery:
         """Return the statement with its parameters."""
         where = f" WHERE {' AND '.join(self._conditions)} " if self._conditions else " "
         if self._begins_aside:
-            text = _ASIDE_ALONE + where + _ASIDE_ORDER
+            text = self._from("aside") + where + _ASIDE_ORDER
         elif self._along:
             text = _ALONG + where + _ORDER
         else:
-            text = self._through_tables() + where + _ORDER
+            parts = (f"SELECT task_id FROM {place}" for place in self._places())
+            text = self._from(f"({' UNION '.join(parts)})") + where + _ORDER
         return (text, *self._parameters, limit)
 
-    def _through_tables(self) -> str:
-        found = " UNION ".join(f"SELECT task_id FROM {place}" for place in self._places())
-        return f"SELECT {_COLUMNS} FROM ({found}) AS s JOIN tasks AS t ON t.id = s.task_id"
+    def _from(self, found: str) -> str:
+        # A cross join keeps SQLite to the order of the tables: it knows of neither that it
+        # is the smaller one.
+        join = "JOIN" if self._dialect.is_postgresql else "CROSS JOIN"
+        return f"SELECT {_COLUMNS} FROM {found} AS s {join} tasks AS t ON t.id = s.task_id"
