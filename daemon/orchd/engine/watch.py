@@ -85,13 +85,13 @@ class LedgerWatch(Service):
         look = await engine.clock.look()
         if look.position != self._position:
             await engine.breakers.refresh()
-        probing = await engine.breakers.begin_probes(engine.executor_names)
+        may_find = await engine.breakers.begin_probes(engine.executor_names)
         now = engine.system.monotonic()
         moved = look.position != self._position
         if moved or now - self._polled >= POLL_SECONDS:
             self._position, self._polled = look.position, now
-            probing |= look.is_any_ready
-        if probing:
+            may_find |= look.is_any_ready
+        if may_find:
             engine.wake()
         if look.next_due is not None:
             # An earlier alarm stays: another worker, whose clock is ahead of this one's, or

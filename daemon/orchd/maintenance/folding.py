@@ -6,16 +6,15 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import msgspec
-from msgspec.structs import astuple
 
 from orchd import breakers, queues
 from orchd.errors import SchemaTooNew, StateUnreadable
 from orchd.interfaces import TaskStatus
 from orchd.ledger import rows
 from orchd.maintenance.single_runs import SINGLE_RUN, single_run_values
-from orchd.tasks.events import EVENT_TYPES, EventMeta, decode_event, decode_meta
+from orchd.tasks.events import DECODERS, EventMeta, decode_event, decode_meta
 from orchd.tasks.folding import BrokenStream, Stamped, evolve, fold_draft
-from orchd.tasks.state import TaskDraft, TaskState
+from orchd.tasks.state import TaskState
 
 
 class StoredEvent(NamedTuple):
@@ -32,12 +31,6 @@ Event = tuple[str, int, str, str, str, int]
 """A `StoredEvent` as a driver returns it, and its position."""
 History = Sequence[StoredEvent]
 Row = dict[str, Any]
-
-_DECODERS = {name: msgspec.json.Decoder(kind).decode for name, kind in EVENT_TYPES.items()}
-_decode_meta = msgspec.json.Decoder(EventMeta).decode
-_STATUS, _VERIFIERS, _PASSED = map(
-    rows.TASK_COLUMNS.index, ("status", "verifiers", "passed_verifiers")
-)
 
 
 class Expected(NamedTuple):
@@ -112,20 +105,11 @@ def task_values(task_id: str, history: Sequence[Event]) -> tuple[Any, ...]:
         return single_run_values(task_id, history)
     draft = fold_draft(
         [
-            (task_id, version, _DECODERS[name](data), _decode_meta(meta))
+            (task_id, version, DECODERS[name](data), decode_meta(meta))
             for _, version, name, data, meta, _ in history
         ]
     )
-    return () if draft is None else _values(draft)
-
-
-def _values(draft: TaskDraft) -> tuple[Any, ...]:
-    values = list(astuple(draft))
-    values[_STATUS] = draft.status._value_
-    # A phase is a text, so it equals its value.
-    values[_VERIFIERS] = rows.names_text(draft.verifiers)
-    values[_PASSED] = rows.names_text(draft.passed_verifiers)
-    return tuple(values)
+    return () if draft is None else rows.task_values(draft)
 
 
 def _readiness(state: TaskState) -> tuple[TaskStatus, str | None, int | None]:

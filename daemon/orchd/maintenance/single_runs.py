@@ -13,7 +13,7 @@ import msgspec
 
 from orchd.interfaces import TaskStatus
 from orchd.ledger.rows import names_text
-from orchd.tasks.events import EventMeta, TaskCompleted, TaskStarted, TaskSubmitted
+from orchd.tasks.events import TaskCompleted, TaskStarted, TaskSubmitted, decode_meta
 from orchd.tasks.folding import labels_text, raw_text, split_body, split_payload
 from orchd.tasks.state import Phase
 
@@ -26,7 +26,6 @@ _EXECUTE, _VERIFY = Phase.EXECUTE.value, Phase.VERIFY.value
 _submitted = msgspec.json.Decoder(TaskSubmitted).decode
 _started = msgspec.json.Decoder(TaskStarted).decode
 _completed = msgspec.json.Decoder(TaskCompleted).decode
-_meta = msgspec.json.Decoder(EventMeta).decode
 
 
 def single_run_values(task_id: str, history: Sequence[Any]) -> tuple[Any, ...]:
@@ -44,7 +43,7 @@ def single_run_values(task_id: str, history: Sequence[Any]) -> tuple[Any, ...]:
         _started(second[3]),
         _completed(third[3]),
     )
-    submission, _, end = _meta(first[4]), _meta(second[4]), _meta(third[4])
+    submission, _, end = (decode_meta(event[4]) for event in history)
     at = submission.at
     description, description_blob = split_body(submitted.description)
     payload, payload_blob = split_payload(submitted.payload)

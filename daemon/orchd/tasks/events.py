@@ -254,7 +254,8 @@ EVENT_TYPES: dict[str, type[TaskEvent]] = {
 
 _NAMES: dict[type[Any], str] = {kind: name for name, kind in EVENT_TYPES.items()}
 _ENCODER = msgspec.json.Encoder(order="sorted")
-_DECODERS = {name: msgspec.json.Decoder(kind).decode for name, kind in EVENT_TYPES.items()}
+DECODERS = {name: msgspec.json.Decoder(kind).decode for name, kind in EVENT_TYPES.items()}
+"""What `decode_event` calls for each name, for who decodes a whole log."""
 _META_DECODER = msgspec.json.Decoder(EventMeta)
 
 
@@ -275,7 +276,7 @@ def decode_event(name: str, data: str) -> TaskEvent:
         KeyError: `name` is no event of a task.
         msgspec.ValidationError: the data lack a field or hold a wrong type.
     """
-    event: TaskEvent = _DECODERS[name](data)
+    event: TaskEvent = DECODERS[name](data)
     return event
 
 
