@@ -12,9 +12,13 @@ import pytest
 import sqlalchemy as sa
 
 import orchd_migrations
-from orchd.ledger import creation
+from orchd.ledger import creation, schema
+from orchd.ledger.opening import open_ledger
+from orchd.system import RealSystem
+from orchd.tasks.commands import Cancel
 from orchd_eventstore.sqlite import driver
 from orchd_migrations import running, scripts
+from support.ledgers import Hand
 
 
 def engine_for(url: str) -> sa.Engine:
@@ -196,3 +200,52 @@ def test_a_dba_can_build_the_schema_from_the_statements(
     engine.dispose()
     assert facts(database_url) == facts(second_url)
     assert upgrade(database_url) == []
+
+
+async def test_an_upgrade_lists_what_runs_and_what_failed_already(
+    database_url: str, second_url: str
+) -> None:
+    await _fill(second_url)
+    names = ", ".join(f'"{column.name}"' for column in schema.tasks.columns)
+    tasks = _rows(second_url, f"SELECT {names} FROM tasks")
+    dialect = "sqlite" if database_url.startswith("sqlite") else "postgresql"
+    marks = ", ".join(["?" if dialect == "sqlite" else "%s"] * len(schema.tasks.columns))
+    engine = engine_for(database_url)
+    with engine.begin() as connection:
+        scripts.execute(connection, scripts.schema(dialect, "0003"))
+        for row in tasks:
+            connection.exec_driver_sql(
+                f"INSERT INTO tasks ({names}) VALUES ({marks})", tuple(row)
+            )
+    engine.dispose()
+    assert upgrade(database_url) == ["0004"]
+    for query in (
+        "SELECT task_id, worker, cancel_requested FROM running ORDER BY task_id",
+        "SELECT task_id, status, created_at FROM aside ORDER BY task_id",
+    ):
+        found = _rows(database_url, query)
+        assert found == _rows(second_url, query)
+        assert len(found) == 1
+
+
+async def _fill(url: str) -> None:
+    """Make a state with a task that runs, one that was cancelled and one that waits."""
+    ledger = open_ledger(
+        url, system=RealSystem(), access="write", create=True, migrate=True
+    )
+    hand = Hand(ledger)
+    await hand.register()
+    await hand.submit("cancelled")
+    await hand.act("cancelled", Cancel(now=hand.now()))
+    await hand.submit("running")
+    await hand.claimed(1)
+    await hand.submit("waiting")
+    await ledger.close()
+
+
+def _rows(url: str, query: str) -> list[tuple[Any, ...]]:
+    engine = engine_for(url)
+    with engine.connect() as connection:
+        found = [tuple(row) for row in connection.exec_driver_sql(query)]
+    engine.dispose()
+    return found

@@ -35,6 +35,7 @@ from orchd.tasks.state import ReleaseReason, TaskState
 from orchd_eventstore import OutcomeUnknown, Session
 from support.eventstores import connected, waiting_backends
 from support.ledgers import Hand, owned
+from support.waiting import until
 
 IDS = ("a", "b", "c")
 
@@ -498,3 +499,25 @@ async def test_where_many_tasks_wait_a_list_goes_along_their_creation(
     for most in (0, 10):
         monkeypatch.setattr(listing, "SORTED_MAX", most)
         require_listed(ledger, states)
+
+
+async def test_a_start_and_an_end_leave_all_indexes_of_tasks_alone(
+    postgres_url: str,
+) -> None:
+    """PostgreSQL counts an update as in place only when no index needs a new entry."""
+    ledger = make(postgres_url)
+    hand = Hand(ledger)
+    await hand.register()
+    for number in range(5):
+        await hand.submit(f"t{number}")
+        [claimed] = (await hand.claimed(1)).tasks
+        await hand.acted(claimed.state.id, hand.completion(claimed.state))
+    counts = "SELECT n_tup_upd, n_tup_hot_upd FROM pg_stat_user_tables"
+
+    def updates() -> tuple[int, int]:
+        [found] = rows_of(ledger, f"{counts} WHERE relname = 'tasks'")
+        return found[0], found[1]
+
+    await until(lambda: updates()[0] == 10)
+    assert updates() == (10, 10)
+    await ledger.close()
