@@ -521,3 +521,26 @@ async def test_a_start_and_an_end_leave_all_indexes_of_tasks_alone(
     await until(lambda: updates()[0] == 10)
     assert updates() == (10, 10)
     await ledger.close()
+
+
+async def test_a_claim_beside_what_the_database_refuses_claims_once(
+    ledger: SQLLedger,
+) -> None:
+    """The events of a batch are stored after its claims have searched."""
+    hand = Hand(ledger)
+    await hand.register()
+    await hand.submit("a")
+    [claimed] = (await hand.claimed(1)).tasks
+    await hand.submit("b")
+    copied = "version + 1, type, data, meta, recorded_at FROM events WHERE version = 2"
+    with ledger.store.transaction() as transaction:
+        # The stream is one event ahead of its row: nothing can be appended to it.
+        transaction.execute(f"INSERT INTO events SELECT 999, stream, {copied}")
+        transaction.commit()
+    ending = hand.act_request("a", hand.completion(claimed.state), claimed.state)
+    refused, found = await hand.commit(ending, hand.claim_request())
+    assert isinstance(refused, Refusal)
+    assert refused.code == "rejected"
+    assert isinstance(found, Claimed)
+    assert [task.state.id for task in found.tasks] == ["b"]
+    assert await hand.types("b") == ["submitted", "started"]
