@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import sqlite3
+from contextlib import closing
 from typing import Any
 
 import psycopg
-import sqlalchemy as sa
 
 import orchd_migrations
 from orchd.ledger.urls import is_sqlite, sqlite_path
@@ -17,17 +17,12 @@ COUNTER = "SELECT value FROM counters WHERE name = {mark}"
 
 def create_schema(url: str) -> None:
     """Make orchd's schema in an empty database, by its migrations."""
-    address = sa.make_url(url)
-    module = driver() if is_sqlite(url) else None
-    if not is_sqlite(url):
-        address = address.set(drivername="postgresql+psycopg")
-    options: dict[str, Any] = {"module": module} if module else {}
-    engine = sa.create_engine(address, isolation_level="AUTOCOMMIT", **options)
-    try:
-        with engine.connect() as connection:
-            orchd_migrations.upgrade(connection)
-    finally:
-        engine.dispose()
+    if is_sqlite(url):
+        connection: Any = driver().connect(str(sqlite_path(url)), isolation_level=None)
+    else:
+        connection = psycopg.connect(url, autocommit=True)
+    with closing(connection):
+        orchd_migrations.upgrade(connection)
 
 
 def connect(url: str) -> Any:

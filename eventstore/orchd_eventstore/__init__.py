@@ -33,6 +33,7 @@ from orchd_eventstore.events import (
 )
 from orchd_eventstore.projection import Projection, Row
 from orchd_eventstore.store import EventStore, Session, Transaction
+from orchd_eventstore.tables import Column, Kind, Table
 from orchd_eventstore.upcasting import Upcasters, readable
 from orchd_eventstore.verification import BadCommit, Verification
 
@@ -44,6 +45,7 @@ __all__ = [
     "BadCommit",
     "BatchRejected",
     "Blob",
+    "Column",
     "Commit",
     "Conflict",
     "Erasure",
@@ -52,6 +54,7 @@ __all__ = [
     "Execute",
     "Head",
     "InvalidAppend",
+    "Kind",
     "LogCorrupted",
     "NewEvent",
     "OutcomeUnknown",
@@ -63,6 +66,7 @@ __all__ = [
     "Row",
     "Session",
     "StoreUnavailable",
+    "Table",
     "Transaction",
     "UnknownEvent",
     "Upcasters",

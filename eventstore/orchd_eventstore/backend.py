@@ -6,8 +6,6 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import Any, Protocol
 
-import sqlalchemy as sa
-
 from orchd_eventstore.errors import InvalidAppend
 from orchd_eventstore.events import (
     ANY_VERSION,
@@ -118,8 +116,8 @@ class Backend(Protocol):
         """See `EventStore.scrubbing`."""
         ...
 
-    def reader(self) -> AbstractContextManager[sa.Connection]:
-        """Lend a connection that only reads."""
+    def reader(self) -> AbstractContextManager[Any]:
+        """Lend a connection of the driver's that only reads."""
         ...
 
     def now(self) -> int:

@@ -19,6 +19,8 @@ from collections.abc import Iterable, Mapping
 
 from orchd_eventstore.events import RecordedEvent
 
+GENESIS_HASH = "0" * 64
+"""The hash that the first commit follows."""
 CURRENT_RULES = 2
 """The rules by which new commits are hashed."""
 KNOWN_RULES = (1, 2)

@@ -1,15 +1,16 @@
 """What the databases need beside the tables: head, triggers, and PostgreSQL's functions.
 
-Nobody who opens a store imports this: migrations hold the same as text, and the dialects of
-both databases, which are needed here, are 3 MB.
+Nobody who opens a store imports this: migrations hold the same as text.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Any
 
 import sqlalchemy as sa
 
+from orchd_eventstore.chain import GENESIS_HASH
 from orchd_eventstore.postgres_ddl import (
     append_function,
     append_procedure,
@@ -17,8 +18,16 @@ from orchd_eventstore.postgres_ddl import (
     postgres_triggers,
 )
 from orchd_eventstore.projection import Projection
-from orchd_eventstore.schema import GENESIS_HASH, metadata
+from orchd_eventstore.schema import metadata
+from orchd_eventstore.tables import Kind, Table
 
+_TYPES: dict[Kind, sa.types.TypeEngine[Any]] = {
+    Kind.TEXT: sa.Text(),
+    Kind.NAME: sa.Text().with_variant(sa.Text(collation="C"), "postgresql"),
+    Kind.INTEGER: sa.BigInteger(),
+    Kind.NUMBER: sa.Double(),
+    Kind.FLAG: sa.Boolean(),
+}
 _FORBIDDEN = (
     ("events", "DELETE"),
     ("commits", "UPDATE"),
@@ -29,6 +38,23 @@ _FORBIDDEN = (
 )
 _KEPT = ("position", "stream", "version", "type", "meta", "recorded_at")
 """The columns of an event that even an erasure leaves alone."""
+
+
+def declared(
+    table: Table, tables: sa.MetaData, *constraints: sa.CheckConstraint
+) -> sa.Table:
+    """Return SQLAlchemy's declaration of a table, part of `tables`."""
+    key = table.columns[0]
+    columns = [
+        sa.Column(
+            column.name,
+            _TYPES[column.kind],
+            primary_key=column is key,
+            nullable=column.is_optional,
+        )
+        for column in table.columns
+    ]
+    return sa.Table(table.name, tables, *columns, *constraints)
 
 
 def ddl(

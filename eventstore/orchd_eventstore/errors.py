@@ -17,8 +17,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from sqlalchemy import exc
-
 
 class EventStoreError(Exception):
     """The base of everything below."""
@@ -97,11 +95,9 @@ _REJECTING_CLASSES = ("22", "23", "54")
 
 @contextmanager
 def translated(*, at_commit: bool = False) -> Iterator[None]:
-    """Turn the errors of the drivers and of SQLAlchemy into the store's own."""
+    """Turn the errors of the drivers into the store's own."""
     try:
         yield
-    except exc.DBAPIError as error:
-        raise _translate(error.orig or error, at_commit) from error
     except EventStoreError:
         raise
     except Exception as error:

@@ -11,8 +11,10 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from typing import Any
 
-import sqlalchemy as sa
+import psycopg
+from psycopg.pq import TransactionStatus
 
+from orchd_eventstore.addresses import postgres_parameters
 from orchd_eventstore.backend import (
     COMMIT_EVENTS,
     COMMIT_RANGE,
@@ -26,11 +28,12 @@ from orchd_eventstore.backend import (
 from orchd_eventstore.errors import BatchRejected, CommandRepeated, translated
 from orchd_eventstore.events import Append, Blob, Commit, Rejected
 from orchd_eventstore.news import News
+from orchd_eventstore.pool import Pool
 from orchd_eventstore.postgres_ddl import append_call
 from orchd_eventstore.postgres_listening import Listener
 from orchd_eventstore.postgres_patience import (
     STATEMENT_SECONDS,
-    connect_patiently,
+    PatientConnection,
     send_all,
 )
 from orchd_eventstore.postgres_wire import Answer, Wire, commit_of, decode_answer
@@ -59,24 +62,23 @@ class PostgresBackend:
 
     placeholder = "%s"
 
-    def __init__(self, url: sa.URL, projections: Projections, *, readers: int = 4) -> None:
+    def __init__(self, url: str, projections: Projections, *, readers: int = 4) -> None:
         self._wire = Wire(projections)
         self._call = append_call(tuple(projections.values()))
-        options = " ".join(f"-c {name}={value}" for name, value in SESSION.items())
-        self._engine = sa.create_engine(
-            url,
-            isolation_level="AUTOCOMMIT",
-            pool_size=readers + 1,
-            max_overflow=readers,
-            pool_pre_ping=False,
-            connect_args={**CONNECT, "options": options},
-        )
-        connect_patiently(self._engine)
+        self._parameters = postgres_parameters(url) | CONNECT
+        # What the URL sets goes first, so that ours holds.
+        options = [f"-c {name}={value}" for name, value in SESSION.items()]
+        options.insert(0, self._parameters.get("options", ""))
+        self._parameters["options"] = " ".join(options).strip()
+        self._pool = Pool(self._connect, _settle, kept=readers, most=2 * readers)
         self._lock = threading.RLock()
         self._writer: Any = None
         self._pipeline: Any = None
         self._open = ExitStack()
-        self._listener = Listener(self._engine)
+        self._listener = Listener(self._connect)
+
+    def _connect(self) -> PatientConnection:
+        return PatientConnection.connect(**self._parameters, autocommit=True)
 
     @contextmanager
     def _connection(self) -> Iterator[Any]:
@@ -84,12 +86,10 @@ class PostgresBackend:
         with self._lock:
             if self._writer is None:
                 with translated():
-                    self._writer = self._engine.raw_connection()
+                    self._writer = self._connect()
                     # Leaving a pipeline costs a round trip, so it is never left.
-                    self._pipeline = self._open.enter_context(
-                        self._writer.driver_connection.pipeline()
-                    )
-            connection = self._writer.driver_connection
+                    self._pipeline = self._open.enter_context(self._writer.pipeline())
+            connection = self._writer
             try:
                 yield connection
             except BaseException:
@@ -103,7 +103,7 @@ class PostgresBackend:
             with suppress(Exception):
                 self._open.close()
             with suppress(Exception):
-                writer.invalidate()
+                writer.close()
 
     @contextmanager
     def session(self) -> Iterator[PostgresSession]:
@@ -207,15 +207,15 @@ class PostgresBackend:
         yield
 
     @contextmanager
-    def reader(self) -> Iterator[sa.Connection]:
-        with translated(), self._engine.connect() as connection:
+    def reader(self) -> Iterator[Any]:
+        with translated(), self._pool.lend() as connection:
             yield connection
 
     def now(self) -> int:
         with self.reader() as connection:
-            micros = connection.exec_driver_sql(
+            [micros] = connection.execute(
                 "SELECT (extract(epoch FROM clock_timestamp()) * 1000000)::bigint"
-            ).scalar_one()
+            ).fetchone()
         return int(micros)
 
     @property
@@ -226,7 +226,16 @@ class PostgresBackend:
         self._listener.close()
         with self._lock:
             self._drop_writer()
-        self._engine.dispose()
+        self._pool.close()
+
+
+def _settle(connection: psycopg.Connection[Any]) -> None:
+    """End what a borrower left open; raises when the connection is gone."""
+    status = connection.info.transaction_status
+    if status in (TransactionStatus.INTRANS, TransactionStatus.INERROR):
+        connection.rollback()
+    elif status is not TransactionStatus.IDLE:
+        raise psycopg.OperationalError(f"the connection is left in state {status.name}")
 
 
 class PostgresSession:

@@ -21,13 +21,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from sqlalchemy import Dialect
-from sqlalchemy.dialects import postgresql
-
 from orchd_eventstore.projection import Projection
 
 NOTIFY_CHANNEL = "eventstore"
-_DIALECT: Dialect = postgresql.dialect()  # type: ignore[no-untyped-call]  # untyped there
 
 
 def postgres_triggers(forbidden: Iterable[tuple[str, str]]) -> list[str]:
@@ -143,11 +139,8 @@ def _update(projection: Projection, source: str, columns: tuple[str, ...]) -> st
 
 
 def _typed(projection: Projection, columns: tuple[str, ...]) -> str:
-    return ", ".join(f"{_quoted(c)} {_type(projection, c)}" for c in columns)
-
-
-def _type(projection: Projection, column: str) -> str:
-    return str(projection.table.c[column].type.compile(_DIALECT))
+    kinds = {column.name: column.kind for column in projection.table.columns}
+    return ", ".join(f"{_quoted(c)} {kinds[c]}" for c in columns)
 
 
 def _quoted(name: str) -> str:

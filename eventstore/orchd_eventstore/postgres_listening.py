@@ -6,9 +6,9 @@ import logging
 import select
 import socket
 import threading
+from collections.abc import Callable
+from contextlib import closing
 from typing import Any
-
-import sqlalchemy as sa
 
 from orchd_eventstore.news import News
 from orchd_eventstore.postgres_ddl import NOTIFY_CHANNEL
@@ -26,8 +26,8 @@ class Listener:
     breaks; a hint that is lost meanwhile costs one timeout.
     """
 
-    def __init__(self, engine: sa.Engine) -> None:
-        self._engine = engine
+    def __init__(self, connect: Callable[[], Any]) -> None:
+        self._connect = connect
         self._start_lock = threading.Lock()
         self._thread: threading.Thread | None = None
         self._closed = threading.Event()
@@ -55,16 +55,11 @@ class Listener:
                 self._closed.wait(1.0)
 
     def _listen_once(self, waker: socket.socket) -> None:
-        borrowed = self._engine.raw_connection()
-        try:
-            connection = borrowed.driver_connection
-            assert connection is not None
+        with closing(self._connect()) as connection:
             while not self._closed.is_set():
                 connection.execute(f"LISTEN {NOTIFY_CHANNEL}")
                 self.news.tell()
                 self._hear(connection, waker)
-        finally:
-            borrowed.invalidate()
 
     def _hear(self, connection: Any, waker: socket.socket) -> None:
         poll = select.poll()

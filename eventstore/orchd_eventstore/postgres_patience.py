@@ -12,7 +12,6 @@ import select
 from typing import Any
 
 import psycopg
-import sqlalchemy as sa
 
 STATEMENT_SECONDS = 30
 """After this long the server ends a statement."""
@@ -40,15 +39,6 @@ def silent() -> psycopg.OperationalError:
     return psycopg.OperationalError(
         f"the server has not answered for {SILENCE_SECONDS:g} seconds"
     )
-
-
-def connect_patiently(engine: sa.Engine) -> None:
-    """Let every connection of an engine be a patient one."""
-
-    def connect(dialect: Any, record: Any, arguments: Any, options: Any) -> Any:
-        return PatientConnection.connect(*arguments, **options)
-
-    sa.event.listen(engine, "do_connect", connect)
 
 
 def send_all(connection: Any) -> None:

@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import sqlalchemy as sa
-
 from orchd_eventstore.errors import InvalidAppend
+from orchd_eventstore.tables import Table
 
 
 class Row(Mapping[str, Any]):
@@ -25,8 +24,7 @@ class Projection:
 
     Args:
         name: how an `Append` refers to it.
-        table: its declaration.
-        key: the column that names the stream's row.
+        table: its declaration; the key names the stream's row.
         immutable: columns that are written when the row is inserted and never after.
         narrow: columns that the commonest change is about. On PostgreSQL an item that
             changes no others, as its `Append.changed` tells, carries only these.
@@ -35,15 +33,14 @@ class Projection:
     def __init__(
         self,
         name: str,
-        table: sa.Table,
+        table: Table,
         *,
-        key: str,
         immutable: frozenset[str] = frozenset(),
         narrow: tuple[str, ...] = (),
     ) -> None:
         self.name = name
         self.table = table
-        self.key = key
+        self.key = key = table.columns[0].name
         self.columns = tuple(column.name for column in table.columns)
         self.mutable = tuple(c for c in self.columns if c != key and c not in immutable)
         if "version" not in self.mutable:

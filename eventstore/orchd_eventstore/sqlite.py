@@ -14,12 +14,11 @@ from types import ModuleType
 from typing import Any
 from urllib.parse import quote
 
-import sqlalchemy as sa
-
 from orchd_eventstore.backend import Producer, Projections
 from orchd_eventstore.errors import EventStoreError, StoreUnavailable, translated
 from orchd_eventstore.events import Append, Blob, Commit
 from orchd_eventstore.news import News
+from orchd_eventstore.pool import Pool
 from orchd_eventstore.sqlite_transaction import SqliteTransaction, Statements
 
 BUSY_TIMEOUT_SECONDS = 5.0
@@ -73,13 +72,8 @@ class SqliteBackend:
         self._lock = threading.RLock()
         self.news = News()
         self._read_only = read_only
-        self._readers = sa.create_engine(
-            "sqlite://",
-            module=self._module,
-            creator=lambda: self._connect("ro"),
-            poolclass=sa.pool.QueuePool,
-            pool_size=readers,
-            max_overflow=readers,
+        self._readers = Pool(
+            lambda: self._connect("ro"), _settle, kept=readers, most=2 * readers
         )
         self._writer: Any = None
         self._doubtful = False
@@ -207,8 +201,8 @@ class SqliteBackend:
     # --- reading ----------------------------------------------------------------------
 
     @contextmanager
-    def reader(self) -> Iterator[sa.Connection]:
-        with translated(), self._readers.connect() as connection:
+    def reader(self) -> Iterator[Any]:
+        with translated(), self._readers.lend() as connection:
             yield connection
 
     def now(self) -> int:
@@ -217,12 +211,18 @@ class SqliteBackend:
     def _sql_clock(self) -> int:
         with self.reader() as connection:
             days = "CAST((julianday('now') - 2440587.5) * 86400000000 AS INTEGER)"
-            return int(connection.exec_driver_sql(f"SELECT {days}").scalar_one())
+            return int(connection.execute(f"SELECT {days}").fetchone()[0])
 
     def close(self) -> None:
-        self._readers.dispose()
+        self._readers.close()
         with self._lock:
             writer, self._writer = self._writer, None
             if writer is not None:
                 writer.close()
         self.news.tell()
+
+
+def _settle(connection: Any) -> None:
+    """End what a borrower left open."""
+    if connection.in_transaction:
+        connection.execute("ROLLBACK")

@@ -31,8 +31,8 @@ from orchd_eventstore.events import (
     RecordedEvent,
     Rejected,
 )
+from orchd_eventstore.instants import instant_of, instant_text
 from orchd_eventstore.projection import Projection
-from orchd_eventstore.schema import instant_of, instant_text
 
 
 class Statements:

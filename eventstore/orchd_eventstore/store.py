@@ -13,9 +13,8 @@ from collections.abc import (
 from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
-import sqlalchemy as sa
-
-from orchd_eventstore import erasing, schema
+from orchd_eventstore import erasing
+from orchd_eventstore.addresses import SQLITE_PREFIX
 from orchd_eventstore.backend import (
     Backend,
     BackendSession,
@@ -32,12 +31,47 @@ from orchd_eventstore.events import (
     Head,
     RecordedEvent,
 )
+from orchd_eventstore.instants import instant_of
 from orchd_eventstore.projection import Projection
 from orchd_eventstore.subscription import follow
-from orchd_eventstore.verification import Progress, Verification, verify_log
+from orchd_eventstore.verification import (
+    CommitRow,
+    Progress,
+    Verification,
+    verify_log,
+)
 
 BLOBS_MAX = 1_000
 """How many bodies one statement reads."""
+POSITION_MAX = 2**63 - 1
+"""The end of a range that has none."""
+
+BlobRow = tuple[str, int, str, bytes]
+"""Hash, size, encoding and body."""
+
+_BLOBS = "SELECT hash, size, encoding, body FROM blobs"
+_EVENTS = "SELECT position, stream, version, type, data, meta, recorded_at FROM events"
+_COMMITS_OF = (
+    "SELECT last_position, events FROM commits"
+    " WHERE command_id = ? OR substr(command_id, 1, ?) = ? ORDER BY last_position"
+)
+_COMMITS = (
+    "SELECT last_position, command_id, events, recorded_at, hash, rules FROM commits"
+    " WHERE last_position > ? ORDER BY last_position LIMIT ?"
+)
+_BOUNDS = (
+    "SELECT min(position), max(position) FROM events UNION ALL"
+    " SELECT min(last_position), max(last_position) FROM commits"
+)
+_ERASURE = ("position", "data_hash", "data", "erased_by")
+_ERASURES = (
+    f"SELECT {', '.join(_ERASURE)} FROM erasures"
+    " WHERE position > ? AND position <= ? ORDER BY position"
+)
+_STREAMS = (
+    "SELECT stream FROM events WHERE version = 1 AND stream > ?"
+    " AND substr(stream, 1, ?) = ? ORDER BY stream LIMIT ?"
+)
 
 
 class Session:
@@ -121,14 +155,14 @@ class EventStore:
     @classmethod
     def open(
         cls,
-        url: str | sa.URL,
+        url: str,
         projections: Iterable[Projection] = (),
         *,
         clock: Callable[[], int] | None = None,
         read_only: bool = False,
         readers: int = 4,
     ) -> EventStore:
-        """Open the store at a SQLAlchemy URL (`sqlite:///…` or `postgresql://…`).
+        """Open the store at a URL, `sqlite:///…` or `postgresql://…`.
 
         Args:
             projections: what `Append.projection` may name; on PostgreSQL the function in
@@ -139,15 +173,16 @@ class EventStore:
 
         Raises:
             StoreUnavailable: there is nothing at the URL, or it cannot be reached.
+            ValueError: it is not a URL of a database.
         """
-        parsed, chosen = sa.make_url(url), tuple(projections)
+        chosen = tuple(projections)
         by_name = {projection.name: projection for projection in chosen}
         backend: Backend
-        if parsed.get_backend_name() == "sqlite":
+        if url.startswith(SQLITE_PREFIX):
             from orchd_eventstore.sqlite import SqliteBackend
 
             backend = SqliteBackend(
-                parsed.database or "",
+                url.removeprefix(SQLITE_PREFIX),
                 by_name,
                 clock=clock,
                 read_only=read_only,
@@ -156,7 +191,7 @@ class EventStore:
         else:
             from orchd_eventstore.postgres import PostgresBackend
 
-            backend = PostgresBackend(parsed, by_name, readers=readers)
+            backend = PostgresBackend(url, by_name, readers=readers)
         return cls(backend, chosen)
 
     def close(self) -> None:
@@ -216,80 +251,76 @@ class EventStore:
 
     # --- reading ----------------------------------------------------------------------
 
-    def connect_reader(self) -> AbstractContextManager[sa.Connection]:
-        """Lend a connection that only reads, for the user's own queries."""
+    def connect_reader(self) -> AbstractContextManager[Any]:
+        """Lend a connection of the driver's that only reads, for the user's own queries.
+
+        Statements are in the driver's parameter style and stand alone, unless the borrower
+        begins a transaction; one that is left open is rolled back.
+        """
         return self._backend.reader()
+
+    def _rows(self, text: str, *parameters: Any) -> list[Any]:
+        with self.connect_reader() as connection:
+            statement = text.replace("?", self.placeholder)
+            rows: list[Any] = connection.execute(statement, parameters).fetchall()
+            return rows
 
     def read_stream(
         self, stream: str, *, after_version: int = 0, limit: int | None = None
     ) -> list[RecordedEvent]:
         """Return the events of a stream with versions above `after_version`."""
-        table = schema.events
-        query = (
-            sa.select(table)
-            .where(table.c.stream == stream, table.c.version > after_version)
-            .order_by(table.c.version)
-            .limit(limit)
-        )
-        return self._read(query)
+        text = f"{_EVENTS} WHERE stream = ? AND version > ? ORDER BY version"
+        if limit is None:
+            return self._events(text, stream, after_version)
+        return self._events(f"{text} LIMIT ?", stream, after_version, limit)
 
     def read_all(
         self, *, after: int = 0, limit: int = 1000, up_to: int | None = None
     ) -> list[RecordedEvent]:
         """Return the events with positions above `after`, in the order of the log."""
-        position = schema.events.c.position
-        query = sa.select(schema.events).where(position > after).order_by(position)
-        if up_to is not None:
-            query = query.where(position <= up_to)
-        return self._read(query.limit(limit))
+        bounds = "position > ? AND position <= ?"
+        end = POSITION_MAX if up_to is None else up_to
+        text = f"{_EVENTS} WHERE {bounds} ORDER BY position LIMIT ?"
+        return self._events(text, after, end, limit)
 
     def read_backwards(
         self, *, before: int | None = None, limit: int = 1000
     ) -> list[RecordedEvent]:
         """Return the newest events with positions below `before`, newest first."""
-        position = schema.events.c.position
-        query = sa.select(schema.events).order_by(position.desc()).limit(limit)
-        if before is not None:
-            query = query.where(position < before)
-        return self._read(query)
+        text = f"{_EVENTS} WHERE position < ? ORDER BY position DESC LIMIT ?"
+        return self._events(text, POSITION_MAX if before is None else before, limit)
 
     def read_commit(self, command_id: str) -> list[RecordedEvent] | None:
         """Return the events of a command, or None if it is not in the log.
 
         The parts of a batch that had to be split belong to its command.
         """
-        table = schema.commits
-        named = table.c.command_id
-        query = (
-            sa.select(table.c.last_position, table.c.events)
-            .where(
-                (named == command_id) | named.startswith(command_id + "/", autoescape=True)
-            )
-            .order_by(table.c.last_position)
-        )
-        with self.connect_reader() as connection:
-            found = connection.execute(query).all()
+        start = command_id + "/"
+        found = self._rows(_COMMITS_OF, command_id, len(start), start)
         if not found:
             return None
         pages = (self.read_all(after=last - n, up_to=last, limit=n) for last, n in found)
         return [event for page in pages for event in page]
 
-    def _read(self, query: sa.Select[Any]) -> list[RecordedEvent]:
-        with self.connect_reader() as connection:
-            return [RecordedEvent(*row) for row in connection.execute(query)]
+    def _events(self, text: str, *parameters: Any) -> list[RecordedEvent]:
+        return [
+            RecordedEvent(position, stream, version, kind, data, meta, instant_of(moment))
+            for position, stream, version, kind, data, meta, moment in self._rows(
+                text, *parameters
+            )
+        ]
 
     def head(self) -> Head:
         """Return the end of the log; raises `LogCorrupted` when it is lost."""
-        table = schema.log_head
-        query = sa.select(table.c.position, table.c.hash, table.c.recorded_at)
-        with self.connect_reader() as connection:
-            row = connection.execute(query).one_or_none()
-        if row is None:
+        found = self._rows("SELECT position, hash, recorded_at FROM log_head")
+        if not found:
             raise LogCorrupted(
                 "the row of log_head, which says where the log ends, is missing; restore a "
                 "checkpoint or a backup, and keep this database for analysis"
             )
-        return Head(position=row.position, hash=row.hash, recorded_at=row.recorded_at)
+        [(position, digest, moment)] = found
+        recorded_at = None if moment is None else instant_of(moment)
+        return Head(position=position, hash=digest, recorded_at=recorded_at)
 
     def blob(self, digest: str) -> bytes | None:
         """Return the body with this hash, or None when it is not (any more) stored."""
@@ -297,51 +328,43 @@ class EventStore:
 
     def blobs(self, digests: Collection[str]) -> dict[str, bytes]:
         """Return bodies by their hashes, without those that are not (any more) stored."""
-        table = schema.blobs.c
-        query = sa.select(table.hash, table.body).where(
-            table.hash.in_(sa.bindparam("digests", expanding=True))
-        )
         names, found = list(digests), dict[str, bytes]()
-        with self.connect_reader() as connection:
-            for start in range(0, len(names), BLOBS_MAX):
-                some = {"digests": names[start : start + BLOBS_MAX]}
-                rows = connection.execute(query, some)
-                found.update((digest, bytes(body)) for digest, body in rows)
+        for start in range(0, len(names), BLOBS_MAX):
+            some = names[start : start + BLOBS_MAX]
+            marks = ", ".join("?" * len(some))
+            rows = self._rows(
+                f"SELECT hash, body FROM blobs WHERE hash IN ({marks})", *some
+            )
+            found.update((digest, bytes(body)) for digest, body in rows)
         return found
+
+    def stored_blob(self, digest: str) -> BlobRow | None:
+        """Return the row of the body with this hash, unchecked."""
+        return self._blob(f"{_BLOBS} WHERE hash = ?", digest)
+
+    def next_blob(self, after: str) -> BlobRow | None:
+        """Return the row of the first body whose hash is above `after`, unchecked."""
+        return self._blob(f"{_BLOBS} WHERE hash > ? ORDER BY hash LIMIT 1", after)
+
+    def _blob(self, text: str, digest: str) -> BlobRow | None:
+        for name, size, encoding, body in self._rows(text, digest):
+            return name, size, encoding, bytes(body)
+        return None
 
     def erasures(self, after: int, up_to: int) -> list[Erasure]:
         """Return what was erased from the events of a range of positions, in order."""
-        table = schema.erasures
-        query = (
-            sa.select(table)
-            .where(table.c.position > after, table.c.position <= up_to)
-            .order_by(table.c.position)
-        )
-        with self.connect_reader() as connection:
-            rows = connection.execute(query).mappings()
-            return [Erasure(**row) for row in rows]
+        rows = self._rows(_ERASURES, after, up_to)
+        return [Erasure(**dict(zip(_ERASURE, row, strict=True))) for row in rows]
 
     def counters(self) -> dict[str, int]:
         """Return all counters by name."""
-        with self.connect_reader() as connection:
-            rows = connection.execute(sa.select(schema.counters)).all()
-        return {name: value for name, value in rows}
+        return dict(self._rows("SELECT name, value FROM counters"))
 
     def streams(self, prefix: str, *, after: str = "", limit: int = 1000) -> list[str]:
         """Return the names of streams with a prefix, in order, above `after`."""
-        stream = schema.events.c.stream
-        query = (
-            sa.select(stream)
-            .where(
-                schema.events.c.version == 1,
-                stream > max(after, prefix[:-1]),
-                stream.startswith(prefix, autoescape=True),
-            )
-            .order_by(stream)
-            .limit(limit)
-        )
-        with self.connect_reader() as connection:
-            return list(connection.execute(query).scalars())
+        above = max(after, prefix[:-1])
+        rows = self._rows(_STREAMS, above, len(prefix), prefix, limit)
+        return [stream for (stream,) in rows]
 
     def now(self) -> int:
         """Return the database's clock in microseconds."""
@@ -385,15 +408,22 @@ class EventStore:
         """End all waits of this process."""
         self._backend.news.tell()
 
+    def commits(self, *, after: int = -1, limit: int = 500) -> list[CommitRow]:
+        """Return the rows of the commits that end above a position, in order."""
+        rows = self._rows(_COMMITS, after, limit)
+        return [
+            CommitRow(last, command, events, instant_of(moment), digest, rules)
+            for last, command, events, moment, digest, rules in rows
+        ]
+
+    def bounds(self) -> tuple[int, int]:
+        """Return the lowest and the highest position that any row of the log claims."""
+        lowest, highest = zip(*self._rows(_BOUNDS), strict=True)
+        return (
+            min((bound for bound in lowest if bound is not None), default=1),
+            max((bound for bound in highest if bound is not None), default=0),
+        )
+
     def verify(self, progress: Progress | None = None) -> Verification:
         """Check the whole log against its hash chain, in bounded memory."""
-        with self.connect_reader() as connection:
-            return verify_log(
-                connection,
-                self.head,
-                lambda after, up_to: self.read_all(
-                    after=after, up_to=up_to, limit=up_to - after
-                ),
-                self.erasures,
-                progress,
-            )
+        return verify_log(self, progress)

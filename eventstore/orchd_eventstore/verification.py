@@ -4,17 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import msgspec
-import sqlalchemy as sa
 
-from orchd_eventstore.chain import commit_hash
+from orchd_eventstore.chain import GENESIS_HASH, commit_hash
 from orchd_eventstore.erasing import ErasedHashes
 from orchd_eventstore.events import Erasure, Head, RecordedEvent
-from orchd_eventstore.schema import GENESIS_HASH
-from orchd_eventstore.schema import commits as commits_table
-from orchd_eventstore.schema import events as events_table
 
 PAGE_COMMITS = 500
 
@@ -59,6 +55,22 @@ class CommitRow(NamedTuple):
     rules: int
 
 
+class Log(Protocol):
+    """What is read of the store whose log is checked."""
+
+    def head(self) -> Head: ...
+
+    def bounds(self) -> tuple[int, int]: ...
+
+    def commits(self, *, after: int, limit: int) -> list[CommitRow]: ...
+
+    def read_all(
+        self, *, after: int, limit: int, up_to: int | None
+    ) -> list[RecordedEvent]: ...
+
+    def erasures(self, after: int, up_to: int) -> list[Erasure]: ...
+
+
 class Link(NamedTuple):
     """A commit with its events; `why_bad` says what is wrong with it, if anything."""
 
@@ -67,23 +79,21 @@ class Link(NamedTuple):
     why_bad: str | None
 
 
-def verify_log(
-    connection: sa.Connection,
-    read_head: Callable[[], Head],
-    read_events: ReadEvents,
-    read_erasures: ReadErasures,
-    progress: Progress | None = None,
-) -> Verification:
+def verify_log(log: Log, progress: Progress | None = None) -> Verification:
     """Walk through all commits; stops at the first that is not as it was written.
 
     The log may grow meanwhile: what is checked ends at the head as it was when the walk
     began. The bounds of all rows are taken before that head, so that a commit in
     between lies within it.
     """
-    lowest, highest = _bounds(connection)
-    head = read_head()
-    walk = Walk(read_events, read_erasures, head.position)
-    for link in walk.links(read_commits(connection, head.position)):
+    lowest, highest = log.bounds()
+    head = log.head()
+
+    def read_events(after: int, up_to: int) -> list[RecordedEvent]:
+        return log.read_all(after=after, up_to=up_to, limit=up_to - after)
+
+    walk = Walk(read_events, log.erasures, head.position)
+    for link in walk.links(read_commits(log, head.position)):
         if link.why_bad is not None:
             return Verification(
                 commits=walk.commits, events=walk.position, bad=_bad(walk, link)
@@ -105,17 +115,6 @@ def _bad(walk: Walk, link: Link) -> BadCommit:
     )
 
 
-def _bounds(connection: sa.Connection) -> tuple[int, int]:
-    """Return the lowest and the highest position that any row of the log claims."""
-    columns = (events_table.c.position, commits_table.c.last_position)
-    lowest = [connection.scalar(sa.select(sa.func.min(column))) for column in columns]
-    highest = [connection.scalar(sa.select(sa.func.max(column))) for column in columns]
-    return (
-        min((bound for bound in lowest if bound is not None), default=1),
-        max((bound for bound in highest if bound is not None), default=0),
-    )
-
-
 def _outside(lowest: int, highest: int, head: Head) -> BadCommit:
     return BadCommit(
         command_id="",
@@ -126,18 +125,11 @@ def _outside(lowest: int, highest: int, head: Head) -> BadCommit:
     )
 
 
-def read_commits(connection: sa.Connection, up_to: int) -> Iterator[CommitRow]:
+def read_commits(log: Log, up_to: int) -> Iterator[CommitRow]:
     """Yield the commits that end at a position or before, in order."""
     after = -1
-    table = commits_table
     while True:
-        query = (
-            sa.select(table)
-            .where(table.c.last_position > after)
-            .order_by(table.c.last_position)
-            .limit(PAGE_COMMITS)
-        )
-        rows = [CommitRow(*row) for row in connection.execute(query)]
+        rows = log.commits(after=after, limit=PAGE_COMMITS)
         yield from (row for row in rows if row.last_position <= up_to)
         if len(rows) < PAGE_COMMITS or rows[-1].last_position > up_to:
             return

@@ -2,16 +2,13 @@
 
 A migration is frozen once it has been released: it holds its SQL as text, one file per
 database in `sql/`, and imports nothing of the program, so that it does the same for ever.
-All functions take a SQLAlchemy connection in autocommit mode or outside a transaction, and
-import Alembic only when they are called.
+All functions take a connection of the driver's in autocommit mode, psycopg's or SQLite's.
+Alembic, and SQLAlchemy with it, is imported only where an older schema is upgraded.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from sqlalchemy import Connection
+from typing import Any
 
 HEAD = "0004"
 """The newest revision that this release knows."""
@@ -27,24 +24,39 @@ class UnknownRevision(Exception):
         self.revision = revision
 
 
-def current(connection: Connection) -> str | None:
+def dialect_of(connection: Any) -> str:
+    """Return `sqlite` or `postgresql`."""
+    return "postgresql" if hasattr(connection, "pgconn") else "sqlite"
+
+
+def current(connection: Any) -> str | None:
     """Return the database's revision, or None when it has no schema of orchd."""
     # Alembic's own table, read without Alembic: every start asks this question, and the
     # import would take a third of the time that a start has.
     if not has_version(connection):
         return None
-    revision = connection.exec_driver_sql("SELECT version_num FROM alembic_version")
-    return revision.scalar()
+    found = connection.execute("SELECT version_num FROM alembic_version").fetchone()
+    return None if found is None else str(found[0])
 
 
-def has_version(connection: Connection) -> bool:
+def has_version(connection: Any) -> bool:
     """Tell whether the database has ever had a schema of orchd."""
-    import sqlalchemy as sa
-
-    return sa.inspect(connection).has_table("alembic_version")
+    return "alembic_version" in tables(connection)
 
 
-def upgrade(connection: Connection) -> list[str]:
+def tables(connection: Any) -> set[str]:
+    """Return the names of the tables that there are."""
+    query = "SELECT name FROM sqlite_master WHERE type = 'table'"
+    if dialect_of(connection) == "postgresql":
+        query = (
+            "SELECT relname FROM pg_class WHERE relkind IN ('r', 'p')"
+            " AND pg_table_is_visible(oid)"
+            " AND relnamespace <> ALL ('{pg_catalog,information_schema}'::regnamespace[])"
+        )
+    return {name for (name,) in connection.execute(query).fetchall()}
+
+
+def upgrade(connection: Any) -> list[str]:
     """Bring the schema to `HEAD`; return the revisions that were applied.
 
     Each migration is one transaction, and so is the whole schema of an empty database.

@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 from importlib.resources import files
-from typing import TYPE_CHECKING
+from typing import Any
 
-from orchd_migrations import HEAD, REVISIONS
-
-if TYPE_CHECKING:
-    from sqlalchemy import Connection
+from orchd_migrations import HEAD, REVISIONS, dialect_of
 
 SEPARATOR = "\n--;;\n"
 """A line that ends a statement: bodies of functions contain semicolons."""
@@ -42,18 +39,13 @@ def schema(dialect: str, head: str = HEAD) -> list[str]:
     return statements
 
 
-def execute(connection: Connection, statements: list[str]) -> None:
+def execute(connection: Any, statements: list[str]) -> None:
     """Run statements as they are: a `%` or a `:name` in them is no placeholder.
 
     They are part of the caller's transaction, which on SQLite begins here at the latest:
     its driver begins none by itself, and each statement would stand alone.
     """
-    driver = connection.connection
-    cursor = driver.cursor()
-    try:
-        if connection.dialect.name == "sqlite" and not driver.in_transaction:
-            cursor.execute("BEGIN IMMEDIATE")
-        for statement in statements:
-            cursor.execute(statement)
-    finally:
-        cursor.close()
+    if dialect_of(connection) == "sqlite" and not connection.in_transaction:
+        connection.execute("BEGIN IMMEDIATE")
+    for statement in statements:
+        connection.execute(statement)

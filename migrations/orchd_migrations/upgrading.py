@@ -8,27 +8,29 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from orchd_migrations import HEAD, REVISIONS, current, has_version, scripts
-
-if TYPE_CHECKING:
-    from sqlalchemy import Connection
+from orchd_migrations import (
+    HEAD,
+    REVISIONS,
+    current,
+    dialect_of,
+    has_version,
+    scripts,
+)
 
 UPGRADE_LOCK = 7_163_582_104_921_377
 """PostgreSQL: the advisory lock that upgraders take in turns."""
 LOCK_TIMEOUT = "30s"
 
 
-def upgrade_database(connection: Connection) -> list[str]:
+def upgrade_database(connection: Any) -> list[str]:
     """See `orchd_migrations.upgrade`."""
     with _in_turn(connection):
         if current(connection) == HEAD:
             # Whoever had the turn before did it.
             return []
-        empty = not has_version(connection)
-        connection.rollback()
-        if empty:
+        if not has_version(connection):
             _build(connection)
             return list(REVISIONS)
         from orchd_migrations.running import migrate
@@ -37,28 +39,21 @@ def upgrade_database(connection: Connection) -> list[str]:
 
 
 @contextmanager
-def _in_turn(connection: Connection) -> Iterator[None]:
-    if connection.dialect.name != "postgresql":
+def _in_turn(connection: Any) -> Iterator[None]:
+    if dialect_of(connection) != "postgresql":
         # One process at a time writes to a SQLite file, by the lock beside it.
         yield
         return
-    connection.exec_driver_sql(f"SET lock_timeout = '{LOCK_TIMEOUT}'")
-    connection.exec_driver_sql(f"SELECT pg_advisory_lock({UPGRADE_LOCK})")
-    connection.commit()
+    connection.execute(f"SET lock_timeout = '{LOCK_TIMEOUT}'")
+    connection.execute(f"SELECT pg_advisory_lock({UPGRADE_LOCK})")
     try:
         yield
     finally:
-        connection.rollback()
-        connection.exec_driver_sql(f"SELECT pg_advisory_unlock({UPGRADE_LOCK})")
-        connection.commit()
+        connection.execute(f"SELECT pg_advisory_unlock({UPGRADE_LOCK})")
 
 
-def _build(connection: Connection) -> None:
-    dialect = connection.dialect.name
-    driver: Any = connection.connection.driver_connection
-    if dialect == "postgresql":
-        with driver.transaction():
-            scripts.execute(connection, scripts.schema(dialect))
-        return
-    with driver:
+def _build(connection: Any) -> None:
+    dialect = dialect_of(connection)
+    transaction = connection.transaction() if dialect == "postgresql" else connection
+    with transaction:
         scripts.execute(connection, scripts.schema(dialect))

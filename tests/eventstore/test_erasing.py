@@ -169,11 +169,11 @@ def test_commits_of_the_first_rules_cannot_do_without_their_data(
 ) -> None:
     # As an older release wrote them: their hashes cover the data themselves.
     from orchd_eventstore import schema
-    from orchd_eventstore.chain import commit_hash
+    from orchd_eventstore.chain import GENESIS_HASH, commit_hash
 
-    chain = schema.GENESIS_HASH
+    chain = GENESIS_HASH
     with unprotected(database_url) as connection:
-        for row in connection.execute(sa.select(schema.commits)).all():
+        for row in filled.commits():
             events = filled.read_all(
                 after=row.last_position - row.events, up_to=row.last_position
             )

@@ -280,4 +280,4 @@ def rows_scanned(store: EventStore) -> int:
         transaction.commit()
     with store.connect_reader() as connection:
         query = "SELECT seq_tup_read FROM pg_stat_user_tables WHERE relname = 'things'"
-        return int(connection.exec_driver_sql(query).scalar_one())
+        return int(connection.execute(query).fetchone()[0])

@@ -5,8 +5,7 @@ import pytest
 import sqlalchemy as sa
 
 from orchd_eventstore import Append, EventStore, NewEvent, schema
-from orchd_eventstore.chain import commit_hash
-from orchd_eventstore.schema import GENESIS_HASH
+from orchd_eventstore.chain import GENESIS_HASH, commit_hash
 from support.eventstores import bare, create_schema, event, open_store, thing, unprotected
 
 LATER = "'2031-01-01T00:00:00.000000Z'"
@@ -153,8 +152,8 @@ def test_commits_by_older_rules_are_verified_too(store: EventStore, store_url: s
 
 def _hash_by_first_rules(store: EventStore, store_url: str) -> None:
     with unprotected(store_url) as connection:
-        table, digest, after = schema.commits, schema.GENESIS_HASH, 0
-        for row in connection.execute(sa.select(table).order_by(table.c.last_position)):
+        table, digest, after = schema.commits, GENESIS_HASH, 0
+        for row in store.commits():
             events = store.read_all(after=after, up_to=row.last_position)
             digest = commit_hash(digest, row.command_id, row.recorded_at, events, 1)
             after = row.last_position

@@ -8,16 +8,18 @@ import sys
 
 import pytest
 
+import orchd_migrations
 from orchd.ledger.opening import open_ledger
 from orchd.ledger.sql import SQLLedger
 from orchd.system import RealSystem
 from orchd_migrations import scripts
-from support.eventstores import connected
+from support.eventstores import autocommitting
 
 KILLED = 9
 # Upgrades as a start does, and dies after so many statements of one transaction.
 UPGRADER = """
 import os, sys
+import orchd_migrations
 from orchd.ledger.opening import open_ledger
 from orchd.system import RealSystem
 from orchd_migrations import scripts
@@ -43,8 +45,8 @@ def test_an_upgrade_that_is_killed_is_done_by_the_next(
     database_url: str, before: str | None, transaction: int, statements: int
 ) -> None:
     if before is not None:
-        with connected(database_url) as connection:
-            dialect = connection.dialect.name
+        with autocommitting(database_url) as connection:
+            dialect = orchd_migrations.dialect_of(connection)
             scripts.execute(connection, scripts.schema(dialect, before))
             connection.commit()
     command = [sys.executable, "-c", UPGRADER, database_url]

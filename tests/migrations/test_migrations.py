@@ -18,6 +18,7 @@ from orchd.system import RealSystem
 from orchd.tasks.commands import Cancel
 from orchd_eventstore.sqlite import driver
 from orchd_migrations import running, scripts
+from support.eventstores import autocommitting
 from support.ledgers import Hand
 
 
@@ -102,12 +103,8 @@ def _parts(text: str) -> str:
 
 
 def upgrade(url: str) -> list[str]:
-    engine = engine_for(url)
-    try:
-        with engine.connect() as connection:
-            return orchd_migrations.upgrade(connection)
-    finally:
-        engine.dispose()
+    with autocommitting(url) as connection:
+        return orchd_migrations.upgrade(connection)
 
 
 def test_migrations_and_the_declared_schema_are_equal(
@@ -125,10 +122,8 @@ def test_one_migration_after_the_other_builds_what_an_empty_database_gets_at_onc
     database_url: str, second_url: str
 ) -> None:
     upgrade(database_url)
-    engine = engine_for(second_url)
-    with engine.connect() as connection:
+    with autocommitting(second_url) as connection:
         assert running.migrate(connection) == list(orchd_migrations.REVISIONS)
-    engine.dispose()
     assert facts(database_url) == facts(second_url)
 
 
@@ -138,13 +133,10 @@ def test_an_upgrade_is_done_once(database_url: str) -> None:
 
 
 def test_current_tells_the_revision(database_url: str) -> None:
-    engine = engine_for(database_url)
-    with engine.connect() as connection:
+    with autocommitting(database_url) as connection:
         assert orchd_migrations.current(connection) is None
-    upgrade(database_url)
-    with engine.connect() as connection:
+        upgrade(database_url)
         assert orchd_migrations.current(connection) == orchd_migrations.HEAD
-    engine.dispose()
 
 
 def test_a_newer_schema_is_refused_and_left_alone(database_url: str) -> None:
@@ -206,18 +198,16 @@ async def test_an_upgrade_lists_what_runs_and_what_failed_already(
     database_url: str, second_url: str
 ) -> None:
     await _fill(second_url)
-    names = ", ".join(f'"{column.name}"' for column in schema.tasks.columns)
+    names = ", ".join(f'"{column.name}"' for column in schema.TASKS.columns)
     tasks = _rows(second_url, f"SELECT {names} FROM tasks")
     dialect = "sqlite" if database_url.startswith("sqlite") else "postgresql"
-    marks = ", ".join(["?" if dialect == "sqlite" else "%s"] * len(schema.tasks.columns))
-    engine = engine_for(database_url)
-    with engine.begin() as connection:
+    marks = ", ".join(["?" if dialect == "sqlite" else "%s"] * len(schema.TASKS.columns))
+    with autocommitting(database_url) as connection:
         scripts.execute(connection, scripts.schema(dialect, "0003"))
+        insert = f"INSERT INTO tasks ({names}) VALUES ({marks})"
         for row in tasks:
-            connection.exec_driver_sql(
-                f"INSERT INTO tasks ({names}) VALUES ({marks})", tuple(row)
-            )
-    engine.dispose()
+            connection.execute(insert, row)
+        connection.commit()
     assert upgrade(database_url) == ["0004"]
     for query in (
         "SELECT task_id, worker, cancel_requested FROM running ORDER BY task_id",

@@ -7,23 +7,38 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import psycopg
 import sqlalchemy as sa
 
-from orchd_eventstore import Append, EventStore, NewEvent, Projection, creation
+from orchd_eventstore import (
+    Append,
+    Column,
+    EventStore,
+    Kind,
+    NewEvent,
+    Projection,
+    Table,
+    creation,
+)
+from orchd_eventstore.addresses import postgres_parameters
 from orchd_eventstore.sqlite import driver
 
 metadata = sa.MetaData()
-things = sa.Table(
+_DECLARED = Table(
     "things",
-    metadata,
-    sa.Column("id", sa.Text, primary_key=True),
-    sa.Column("version", sa.BigInteger, nullable=False),
-    sa.Column("slug", sa.Text, unique=True),
-    sa.Column("amount", sa.BigInteger, nullable=False),
-    sa.Column("made_by", sa.Text, nullable=False),
-    sa.CheckConstraint("amount >= 0", name="things_amount_check"),
+    (
+        Column("id", Kind.TEXT),
+        Column("version", Kind.INTEGER),
+        Column("slug", Kind.TEXT, is_optional=True),
+        Column("amount", Kind.INTEGER),
+        Column("made_by", Kind.TEXT),
+    ),
 )
-THINGS = Projection("things", things, key="id", immutable=frozenset({"made_by"}))
+things = creation.declared(
+    _DECLARED, metadata, sa.CheckConstraint("amount >= 0", name="things_amount_check")
+)
+sa.Index("things_slug_key", things.c.slug, unique=True)
+THINGS = Projection("things", _DECLARED, immutable=frozenset({"made_by"}))
 
 
 def create_schema(url: str) -> None:
@@ -47,6 +62,18 @@ def connected(url: str) -> Iterator[sa.Connection]:
         options["module"] = driver()
     engine = sa.create_engine(url, poolclass=sa.pool.NullPool, **options)
     with engine.begin() as connection:
+        yield connection
+
+
+@contextlib.contextmanager
+def autocommitting(url: str) -> Iterator[Any]:
+    """Lend the driver's own connection, in autocommit mode, as migrations want it."""
+    if url.startswith("sqlite"):
+        path = url.removeprefix("sqlite:///")
+        connection = driver().connect(path, isolation_level=None)
+    else:
+        connection = psycopg.connect(**postgres_parameters(url), autocommit=True)
+    with contextlib.closing(connection):
         yield connection
 
 
@@ -132,5 +159,6 @@ def thing(
 def rows(store: EventStore) -> dict[str, dict[str, Any]]:
     """Return the projection's rows by key."""
     with store.connect_reader() as connection:
-        found = connection.execute(sa.select(things)).mappings()
-        return {row["id"]: dict(row) for row in found}
+        names = THINGS.columns
+        found = connection.execute(f"SELECT {', '.join(names)} FROM things").fetchall()
+        return {row[0]: dict(zip(names, row, strict=True)) for row in found}

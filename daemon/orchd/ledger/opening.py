@@ -1,14 +1,14 @@
 """Opens the state that a URL names, or says clearly why it cannot be opened.
 
-SQLAlchemy and Alembic are imported only inside the functions, so that a command line that
-talks to a daemon never loads them.
+Drivers are imported only inside the functions, so that a command line that talks to a
+daemon never loads them.
 """
 
 from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -17,7 +17,6 @@ from orchd.errors import (
     SchemaInUse,
     SchemaTooNew,
     SchemaTooOld,
-    StateError,
     StateMissing,
     StateUnreadable,
 )
@@ -26,8 +25,6 @@ from orchd.ledger.urls import canonical_url, is_sqlite, masked_url, sqlite_path
 from orchd.system import ProcessIdentity, System
 
 if TYPE_CHECKING:
-    import sqlalchemy as sa
-
     from orchd.ledger.sql import SQLLedger
 
 Access = Literal["write", "read"]
@@ -37,6 +34,7 @@ _NETWORK_FILE_SYSTEMS = frozenset(
     {"nfs", "nfs4", "cifs", "smb3", "smbfs", "ncpfs", "afs", "ceph", "fuse.sshfs"}
 )
 _DIRECTORY_MODE = 0o700
+CONNECT_SECONDS = 5
 _ROOM_BYTES = 64 * 1024
 """With less than this SQLite cannot even open a state."""
 
@@ -69,10 +67,7 @@ def open_ledger(
         SchemaInUse: it must be upgraded, but other daemons are at work on it.
         SchemaTooNew: a newer release made it.
     """
-    try:
-        canonical_url(url)
-    except ValueError as error:
-        raise ConfigurationError("database", str(error), masked_url(url)) from error
+    _require_understood(url)
     if is_sqlite(url):
         return _open_sqlite(
             sqlite_path(url),
@@ -84,6 +79,17 @@ def open_ledger(
     return _open_postgresql(
         url, create=create and access == "write", migrate=migrate, in_use=in_use
     )
+
+
+def _require_understood(url: str) -> None:
+    from orchd_eventstore.addresses import postgres_parameters
+
+    try:
+        canonical_url(url)
+        if not is_sqlite(url):
+            postgres_parameters(url)
+    except ValueError as error:
+        raise ConfigurationError("database", str(error), masked_url(url)) from error
 
 
 # --- SQLite ---------------------------------------------------------------------------
@@ -171,14 +177,12 @@ def file_system(directory: Path, mounts: Path = Path("/proc/self/mountinfo")) ->
     return ""
 
 
-def _require_unheld(connection: sa.Connection, path: Path, system: System) -> None:
+def _require_unheld(connection: Any, path: Path, system: System) -> None:
     """Refuse a state whose owner is alive though its lock file was removed."""
     import orchd_migrations as migrations
 
     if migrations.current(connection) is not None:
-        rows = connection.exec_driver_sql(
-            "SELECT host, boot_id, pid, process_start FROM workers"
-        )
+        rows = connection.execute("SELECT host, boot_id, pid, process_start FROM workers")
         own = system.identity()
         for row in map(ProcessIdentity._make, rows):
             if (
@@ -190,27 +194,15 @@ def _require_unheld(connection: sa.Connection, path: Path, system: System) -> No
             ):
                 owner = Owner(host=row.host, pid=row.pid, process_start=row.start)
                 raise in_use(path, owner)
-    connection.rollback()
 
 
 @contextmanager
-def _sqlite_connection(path: Path, *, write: bool) -> Iterator[sa.Connection]:
-    import sqlalchemy as sa
-
+def _sqlite_connection(path: Path, *, write: bool) -> Iterator[Any]:
     from orchd_eventstore.sqlite import driver
 
-    module = driver()
-    mode = "rwc" if write else "ro"
-    uri = f"{path.as_uri()}?mode={mode}"
-    engine = sa.create_engine(
-        "sqlite://",
-        module=module,
-        creator=lambda: module.connect(uri, uri=True, isolation_level=None),
-        poolclass=sa.pool.NullPool,
-    )
-    with engine.connect() as connection:
+    uri = f"{path.as_uri()}?mode={'rwc' if write else 'ro'}"
+    with closing(driver().connect(uri, uri=True, isolation_level=None)) as connection:
         yield connection
-    engine.dispose()
 
 
 # --- PostgreSQL -----------------------------------------------------------------------
@@ -224,13 +216,12 @@ def _open_postgresql(url: str, *, create: bool, migrate: bool, in_use: bool) -> 
 
     named = masked_url(url)
     _require_driver()
-    address = f"postgresql+psycopg://{url.partition('://')[2]}"
     with _readable(named):
-        with _postgresql_connection(address) as connection:
+        with _postgresql_connection(url) as connection:
             if migrate and not in_use:
                 _require_unused(connection, named)
             _prepare(connection, named, create=create, migrate=migrate)
-        store = EventStore.open(address, PROJECTIONS)
+        store = EventStore.open(url, PROJECTIONS)
     return SQLLedger(store, POSTGRESQL)
 
 
@@ -244,15 +235,14 @@ def _require_driver() -> None:
 
 
 @contextmanager
-def _postgresql_connection(address: str) -> Iterator[sa.Connection]:
-    import sqlalchemy as sa
+def _postgresql_connection(url: str) -> Iterator[Any]:
+    import psycopg
 
-    engine = sa.create_engine(
-        address, poolclass=sa.pool.NullPool, connect_args={"connect_timeout": 5}
-    )
-    with engine.connect() as connection:
+    from orchd_eventstore.addresses import postgres_parameters
+
+    parameters = postgres_parameters(url) | {"connect_timeout": CONNECT_SECONDS}
+    with closing(psycopg.connect(**parameters, autocommit=True)) as connection:
         yield connection
-    engine.dispose()
 
 
 # --- both -----------------------------------------------------------------------------
@@ -261,17 +251,14 @@ def _postgresql_connection(address: str) -> Iterator[sa.Connection]:
 @contextmanager
 def _readable(named: str) -> Iterator[None]:
     """Turn what the databases raise into what a person can act on."""
-    from sqlalchemy.exc import DBAPIError
-
     from orchd_eventstore import EventStoreError
+    from orchd_eventstore.errors import translated
 
     try:
-        yield
-    except StateError:
-        raise
-    except (DBAPIError, EventStoreError) as error:
-        cause: Any = getattr(error, "orig", None) or error
-        text = " ".join(str(cause).split())
+        with translated():
+            yield
+    except EventStoreError as error:
+        text = " ".join(str(error.__cause__ or error).split())
         if "full" not in text and _is_disk_full(named):
             # SQLite calls it an I/O error when it has no room for its shared memory.
             text += "; its disk is full"
@@ -287,7 +274,7 @@ def _is_disk_full(named: str) -> bool:
     return found.f_bavail * found.f_frsize < _ROOM_BYTES
 
 
-def _prepare(connection: sa.Connection, named: str, *, create: bool, migrate: bool) -> None:
+def _prepare(connection: Any, named: str, *, create: bool, migrate: bool) -> None:
     """Check the schema's version, and upgrade it where that is wanted."""
     import orchd_migrations as migrations
 
@@ -306,24 +293,19 @@ def _prepare(connection: sa.Connection, named: str, *, create: bool, migrate: bo
     migrations.upgrade(connection)
 
 
-def _version(connection: sa.Connection, named: str) -> str | None:
+def _version(connection: Any, named: str) -> str | None:
     """Return the schema's version, or None of a database that holds nothing."""
-    import sqlalchemy as sa
-
     import orchd_migrations as migrations
 
     found = migrations.current(connection)
-    connection.rollback()
     if found is not None:
         return found
-    tables = set(sa.inspect(connection).get_table_names()) - {"alembic_version"}
-    connection.rollback()
+    tables = migrations.tables(connection) - {"alembic_version"}
     if tables:
         # Another daemon may have built all of it since the first look.
         found = migrations.current(connection)
-        connection.rollback()
     if found is None:
-        _require_nothing_else(tables, named, connection.dialect.name)
+        _require_nothing_else(tables, named, migrations.dialect_of(connection))
     return found
 
 
@@ -342,19 +324,17 @@ def _require_nothing_else(tables: set[str], named: str, dialect: str) -> None:
         )
 
 
-def _require_unused(connection: sa.Connection, named: str) -> None:
+def _require_unused(connection: Any, named: str) -> None:
     """Refuse to change an older schema behind the backs of those who work on it."""
     import orchd_migrations as migrations
 
     found = migrations.current(connection)
-    connection.rollback()
     if found is None or found not in migrations.REVISIONS[:-1]:
         return
-    living = connection.exec_driver_sql(
+    living = connection.execute(
         "SELECT host, pid, release FROM workers WHERE NOT fenced AND expires_at >"
         " extract(epoch FROM clock_timestamp()) * 1000000 ORDER BY started_at"
-    ).all()
-    connection.rollback()
+    ).fetchall()
     if living:
         who = ", ".join(
             f"{pid} on {host} (orchd {release})" for host, pid, release in living

@@ -96,7 +96,7 @@ class Reads:
     ) -> list[Sequence[Sequence[Any]]]:
         with self._store.connect_reader() as connection:
             return [
-                connection.exec_driver_sql(self._dialect.sql(text), parameters).fetchall()
+                connection.execute(self._dialect.sql(text), parameters).fetchall()
                 for text, parameters in statements
             ]
 

@@ -188,8 +188,8 @@ class SQLLedger:
         if self.dialect.is_postgresql:
             # A connection of the pool, since the writer's may be in a long commit.
             with self.store.connect_reader() as connection:
-                result = connection.exec_driver_sql(statement, tuple(parameters))
-                return [tuple(row) for row in result] if result.returns_rows else []
+                result = connection.execute(statement, tuple(parameters))
+                return result.fetchall() if result.description else []
         self._keep_lock()
         with self.store.transaction() as transaction:
             rows = transaction.execute(statement, parameters)

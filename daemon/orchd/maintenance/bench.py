@@ -8,11 +8,10 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from typing import Any
 
 import msgspec
-import sqlalchemy as sa
 
 from orchd.config.settings import ExecutorSettings, Settings, WorkerSettings
 from orchd.engine.engine import Engine
@@ -28,6 +27,7 @@ from orchd.maintenance.replay import Options, check
 from orchd.system import System
 from orchd.tasks.commands import Submit
 from orchd.tasks.events import TaskSubmitted
+from orchd_eventstore.addresses import postgres_parameters, with_database
 
 BATCH_TASKS = 100
 """Tasks in one call while enqueueing."""
@@ -105,23 +105,21 @@ def _file(url: str, name: str) -> Iterator[str]:
 
 
 def _database(url: str, name: str) -> Iterator[str]:
-    parsed = sa.make_url(url).set(drivername="postgresql+psycopg")
-    engine = sa.create_engine(
-        parsed, isolation_level="AUTOCOMMIT", poolclass=sa.pool.NullPool
-    )
+    import psycopg
+
+    parameters = postgres_parameters(url)
     try:
-        with engine.connect() as connection:
-            connection.exec_driver_sql(f'CREATE DATABASE "{name}" TEMPLATE template0')
-    except sa.exc.DBAPIError as error:
+        with closing(psycopg.connect(**parameters, autocommit=True)) as connection:
+            connection.execute(f'CREATE DATABASE "{name}" TEMPLATE template0')
+    except psycopg.Error as error:
         raise StateUnreadable(
-            f"cannot make a database for the measurement: {error.orig}"
+            f"cannot make a database for the measurement: {error}"
         ) from error
     try:
-        own = parsed.set(drivername="postgresql", database=name)
-        yield own.render_as_string(hide_password=False)
+        yield with_database(url, name)
     finally:
-        with engine.connect() as connection:
-            connection.exec_driver_sql(f'DROP DATABASE IF EXISTS "{name}" WITH (FORCE)')
+        with closing(psycopg.connect(**parameters, autocommit=True)) as connection:
+            connection.execute(f'DROP DATABASE IF EXISTS "{name}" WITH (FORCE)')
 
 
 class _Finished(Observer):

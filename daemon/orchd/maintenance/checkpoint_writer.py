@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
-import sqlalchemy as sa
 
 from orchd.errors import StateUnreadable
 from orchd.maintenance import checkpoint_file as file
@@ -21,7 +20,6 @@ from orchd.maintenance.progress import Progress
 from orchd.maintenance.release import release
 from orchd.system import System, own_pid, process_start
 from orchd_eventstore import Erasure, EventStore, Head, RecordedEvent
-from orchd_eventstore import schema as store_schema
 from orchd_eventstore.sqlite import driver
 from orchd_eventstore.verification import CommitRow, Walk, read_commits
 
@@ -146,14 +144,13 @@ class _Copy:
 
     def _copy_log(self, head: Head) -> int:
         walk = Walk(self._read_events, self._store.erasures, head.position)
-        with self._store.connect_reader() as connection:
-            for link in walk.links(read_commits(connection, head.position)):
-                if link.why_bad is not None:
-                    raise self._damaged(link.commit, link.why_bad, head)
-                self._insert("commits", [link.commit])
-                self._insert("events", map(msgspec.structs.astuple, link.events))
-                self._want_blobs(link.events)
-                self._progress("events", walk.position, head.position)
+        for link in walk.links(read_commits(self._store, head.position)):
+            if link.why_bad is not None:
+                raise self._damaged(link.commit, link.why_bad, head)
+            self._insert("commits", [link.commit])
+            self._insert("events", map(msgspec.structs.astuple, link.events))
+            self._want_blobs(link.events)
+            self._progress("events", walk.position, head.position)
         if (walk.position, walk.hash) != (head.position, head.hash):
             raise StateUnreadable(
                 f"the log is damaged: it ends at position {walk.position}, its head says "
@@ -250,15 +247,10 @@ class _Copy:
         return count
 
     def _blob(self, name: str) -> tuple[str, int, str, bytes] | None:
-        table = store_schema.blobs
-        query = sa.select(table.c.size, table.c.encoding, table.c.body).where(
-            table.c.hash == name
-        )
-        with self._store.connect_reader() as connection:
-            found = connection.execute(query).first()
+        found = self._store.stored_blob(name)
         if found is None:
             return None
-        size, encoding, body = found
+        _, size, _, body = found
         if hashlib.sha256(body).hexdigest() != name or len(body) != size:
             raise StateUnreadable(f"the body {name} is damaged; see `orchd doctor`")
-        return name, size, encoding, bytes(body)
+        return found

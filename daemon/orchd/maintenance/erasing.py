@@ -207,7 +207,7 @@ def _drop_body(store: EventStore, task_id: str, name: str) -> None:
     task = task_id.encode().hex()
     statement = _DROP_POSTGRESQL.format(hash=name, task=task, referred=quoted)
     with store.connect_reader() as connection:
-        connection.exec_driver_sql(statement)
+        connection.execute(statement)
 
 
 def _is_sqlite(store: EventStore) -> bool:

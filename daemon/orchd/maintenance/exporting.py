@@ -10,7 +10,7 @@ from orchd.maintenance.opening import reading
 from orchd.maintenance.progress import Progress, silent
 from orchd.system import System
 from orchd_eventstore import EventStore, RecordedEvent, StoreUnavailable
-from orchd_eventstore.schema import instant_text
+from orchd_eventstore.instants import instant_text
 
 PAGE_EVENTS = 1_000
 WAIT_SECONDS = 1.0

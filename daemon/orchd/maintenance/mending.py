@@ -322,8 +322,7 @@ class _PostgresHand:
         if not statements:
             return
         *early, last = statements
-        with self._store.connect_reader() as borrowed:
-            connection: Any = borrowed.connection.driver_connection
+        with self._store.connect_reader() as connection:
             # What is on disk with the last one is whatever came before it, too.
             connection.execute("SET synchronous_commit = off")
             try:

@@ -10,8 +10,6 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any, NamedTuple, TypeVar
 
-import sqlalchemy as sa
-
 from orchd.ledger.derived import ASIDE, RUNNING
 from orchd.ledger.dialects import POSTGRESQL, SQLITE, Dialect
 from orchd.ledger.rows import columns
@@ -138,9 +136,8 @@ def spans_between(bounds: Sequence[str]) -> list[Span]:
 class Snapshot:
     """A view of the database at one moment."""
 
-    def __init__(self, connection: sa.Connection, dialect: Dialect) -> None:
-        # Straight from the driver: a converted value could hide what is really stored.
-        self._connection: Any = connection.connection.driver_connection
+    def __init__(self, connection: Any, dialect: Dialect) -> None:
+        self._connection = connection
         self.dialect = dialect
 
     def run(self, statement: str) -> None:

@@ -24,7 +24,7 @@ from orchd.maintenance.folding import TASKS, Expected, StoredEvent, expect, kind
 from orchd.maintenance.progress import Progress
 from orchd.maintenance.reading import Span, TransactionView
 from orchd_eventstore import EventStore, Transaction
-from orchd_eventstore.schema import EPOCH, instant_text
+from orchd_eventstore.instants import EPOCH, instant_text
 from orchd_eventstore.verification import Walk
 
 PAGE_ROWS = 500

@@ -7,8 +7,6 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
-import sqlalchemy as sa
-
 from orchd.ledger.rows import task_state
 from orchd.maintenance.findings import (
     SHOWN_MAX,
@@ -23,7 +21,6 @@ from orchd.maintenance.folding import TASKS
 from orchd.maintenance.reading import StateReader
 from orchd.tasks.erasing import ERASED_HASH
 from orchd.tasks.invariants import state_violations
-from orchd_eventstore import schema as store_schema
 
 PAGE_KEYS = 1_000
 PAGE_POSITIONS = 20_000
@@ -103,20 +100,13 @@ def bodies(examination: Examination) -> Iterator[Finding]:
 
 
 def _damaged(examination: Examination) -> tuple[list[str], int]:
-    table, after, count = store_schema.blobs, "", 0
+    after, count = "", 0
     found: list[str] = []
     while True:
-        query = (
-            sa.select(table.c.hash, table.c.size, table.c.body)
-            .where(table.c.hash > after)
-            .order_by(table.c.hash)
-            .limit(1)
-        )
-        with examination.reader.store.connect_reader() as connection:
-            row = connection.execute(query).first()
+        row = examination.reader.store.next_blob(after)
         if row is None:
             return found, count
-        after, size, body = row
+        after, size, _, body = row
         count += 1
         if len(body) != size or hashlib.sha256(body).hexdigest() != after:
             found.append(after)

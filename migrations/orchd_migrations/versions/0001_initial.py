@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from alembic import op
 
+from orchd_migrations import dialect_of
 from orchd_migrations.scripts import execute, script
 
 revision = "0001"
@@ -14,5 +15,5 @@ depends_on = None
 
 def upgrade() -> None:
     """Apply the migration."""
-    connection = op.get_bind()
-    execute(connection, script("0001_initial", connection.dialect.name))
+    connection = op.get_bind().connection.driver_connection
+    execute(connection, script("0001_initial", dialect_of(connection)))

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from alembic import op
 
+from orchd_migrations import dialect_of
 from orchd_migrations.scripts import execute, script
 
 revision = "0002"
@@ -18,5 +19,5 @@ depends_on = None
 
 def upgrade() -> None:
     """Apply the migration."""
-    connection = op.get_bind()
-    execute(connection, script("0002_one_round_trip", connection.dialect.name))
+    connection = op.get_bind().connection.driver_connection
+    execute(connection, script("0002_one_round_trip", dialect_of(connection)))

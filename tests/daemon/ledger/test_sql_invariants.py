@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from orchd.interfaces import TaskStatus
-from orchd.ledger import listing, schema
+from orchd.ledger import creation, listing
 from orchd.ledger.opening import open_ledger
 from orchd.ledger.port import (
     Acted,
@@ -53,7 +53,7 @@ async def ledger(database_url: str) -> AsyncIterator[SQLLedger]:
 
 def rows_of(ledger: SQLLedger, query: str) -> list[tuple[Any, ...]]:
     with ledger.store.connect_reader() as connection:
-        return [tuple(row) for row in connection.exec_driver_sql(query)]
+        return [tuple(row) for row in connection.execute(query).fetchall()]
 
 
 def require_consistent(ledger: SQLLedger) -> None:
@@ -464,7 +464,7 @@ ILLEGAL: dict[str, dict[str, Any]] = {
 def test_every_rule_of_a_task_has_a_row_that_breaks_it() -> None:
     rules = {
         constraint.name
-        for constraint in schema.tasks.constraints
+        for constraint in creation.tasks.constraints
         if isinstance(constraint, sa.CheckConstraint)
     }
     assert rules == {f"tasks_{name}_check" for name in ILLEGAL}
@@ -476,7 +476,7 @@ async def test_an_illegal_row_of_a_task_is_refused(database_url: str, rule: str)
     row = task_row(await Hand(ledger).submit("a"))
     await ledger.close()
     engine = sa.create_engine(database_url)
-    insert = schema.tasks.insert()
+    insert = creation.tasks.insert()
     try:
         with engine.begin() as connection:
             connection.execute(insert.values(row | {"id": "b"}))

@@ -24,8 +24,7 @@ from orchd.maintenance.exporting import export
 from orchd.maintenance.replay import check
 from orchd.maintenance.verifying import verify_log
 from orchd.system import RealSystem
-from orchd_eventstore.chain import commit_hash
-from orchd_eventstore.schema import GENESIS_HASH
+from orchd_eventstore.chain import GENESIS_HASH, commit_hash
 from support.engines import Harness, ScriptedExecutor, until
 from support.postgres import PostgresServer
 from support.tampering import connected, query, tamper
