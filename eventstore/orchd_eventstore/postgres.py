@@ -7,7 +7,7 @@ which is for changes that the log does not say. A client may freeze wherever it 
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from typing import Any
 
@@ -47,6 +47,9 @@ SESSION = {
     "jit": "off",
 }
 """Settings of every session: durable, and unable to hold the others up for long."""
+WRITER = {"plan_cache_mode": "force_generic_plan"}
+"""Settings of the session that appends. It is handed JSON, of which no plan can know more
+than the last one did, and planning each time anew took a fifth of a small commit."""
 CONNECT = {
     "connect_timeout": 5,
     "keepalives_idle": 10,
@@ -63,13 +66,10 @@ class PostgresBackend:
     placeholder = "%s"
 
     def __init__(self, url: str, projections: Projections, *, readers: int = 4) -> None:
+        self.on_sent: Callable[[], None] = lambda: None
         self._wire = Wire(projections)
         self._call = append_call(tuple(projections.values()))
         self._parameters = postgres_parameters(url) | CONNECT
-        # What the URL sets goes first, so that ours holds.
-        options = [f"-c {name}={value}" for name, value in SESSION.items()]
-        options.insert(0, self._parameters.get("options", ""))
-        self._parameters["options"] = " ".join(options).strip()
         self._pool = Pool(self._connect, _settle, kept=readers, most=2 * readers)
         self._lock = threading.RLock()
         self._writer: Any = None
@@ -77,8 +77,12 @@ class PostgresBackend:
         self._open = ExitStack()
         self._listener = Listener(self._connect)
 
-    def _connect(self) -> PatientConnection:
-        return PatientConnection.connect(**self._parameters, autocommit=True)
+    def _connect(self, settings: Mapping[str, str] = SESSION) -> PatientConnection:
+        # What the URL sets goes first, so that ours holds.
+        theirs = self._parameters.get("options", "")
+        ours = " ".join(f"-c {name}={value}" for name, value in settings.items())
+        options = self._parameters | {"options": f"{theirs} {ours}".strip()}
+        return PatientConnection.connect(**options, autocommit=True)
 
     @contextmanager
     def _connection(self) -> Iterator[Any]:
@@ -86,7 +90,7 @@ class PostgresBackend:
         with self._lock:
             if self._writer is None:
                 with translated():
-                    self._writer = self._connect()
+                    self._writer = self._connect(SESSION | WRITER)
                     # Leaving a pipeline costs a round trip, so it is never left.
                     self._pipeline = self._open.enter_context(self._writer.pipeline())
             connection = self._writer
@@ -158,6 +162,7 @@ class PostgresBackend:
             try:
                 cursor = connection.execute(self._call, parameters)
                 send_all(connection)
+                self.on_sent()
                 self._pipeline.sync()
                 return decode_answer(cursor.fetchone()[0])
             except Exception:

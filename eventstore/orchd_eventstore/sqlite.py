@@ -66,6 +66,7 @@ class SqliteBackend:
         readers: int = 4,
     ) -> None:
         self._path = path
+        self.on_sent: Callable[[], None] = lambda: None
         self._projections = projections
         self._clock = clock or self._sql_clock
         self._module = driver()

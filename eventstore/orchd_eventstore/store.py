@@ -200,6 +200,13 @@ class EventStore:
 
     # --- writing ----------------------------------------------------------------------
 
+    def when_sent(self, call: Callable[[], None]) -> None:
+        """Call back, in the thread that appends, when a batch is on its way to a server.
+
+        On SQLite there is no server, and nothing is called.
+        """
+        self._backend.on_sent = call
+
     def append(
         self,
         items: Sequence[Append],

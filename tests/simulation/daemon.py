@@ -127,6 +127,8 @@ class Life:
             system=self.system,
             observers=(_Listener(simulation.checker.told),),
         )
+        # Few runs are at work here, and they are to go in waves as many do.
+        self.engine.committer.wave_runs_min = 2
         simulation.life_began(self)
         self.process.spawn(self._live(), "live")
 

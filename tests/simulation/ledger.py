@@ -105,6 +105,7 @@ class SimulatedLedger:
     ) -> None:
         self.database = database
         self.sole_writer = sole_writer
+        self.works_apart = not sole_writer
         self.listeners: list[News] = []
         self._route = route
         self._fallback_seconds = fallback_seconds

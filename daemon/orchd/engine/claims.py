@@ -54,6 +54,9 @@ class Claimer:
         self._probed_at = -1
         self._probes_missed: dict[str, None] = {}
         """Executors whose probe found nothing that may run beside others, in order."""
+        self._is_sated = False
+        """Whether the last claim found all that was ready. A slot that comes free then
+        starts nothing, until something else wakes this."""
         self.hungry = False
         self.enabled = False
         self.wakes = 0
@@ -68,6 +71,12 @@ class Claimer:
         """Claim at the next opportunity."""
         self.hungry = True
         self.wakes += 1
+        self._is_sated = False
+
+    def run_ended(self) -> None:
+        """Claim again, unless the last claim left nothing that this end may let start."""
+        if not self._is_sated:
+            self.wake()
 
     def claims(self, ending: int) -> list[Entry]:
         """Return the claims to add to a commit in which `ending` runs end."""
@@ -161,8 +170,17 @@ class Claimer:
             or claim.alone
         ):
             self.hungry = True
+        self._is_sated = self._took_all(claim, outcome)
         for task in outcome.tasks:
             self._begin(task)
+
+    def _took_all(self, claim: ClaimTasks, outcome: Claimed) -> bool:
+        # Under a limit, after a probe and where something must run alone, the end of a run
+        # is what lets the next one start.
+        is_plain = not (claim.limits or claim.probe or claim.alone)
+        is_alone = self._alone_waiting or self._alone_running or outcome.alone_waiting
+        is_probing = self._probes_missed or self._breakers.probes()
+        return is_plain and not (is_alone or is_probing or self.hungry)
 
     def _begin(self, task: ClaimedTask) -> None:
         try:

@@ -22,6 +22,8 @@ logger = logging.getLogger(__name__)
 
 BATCH_REQUESTS_MAX = 1_000
 """Most requests in one commit."""
+WAVE_RUNS_MIN = 100
+"""Fewer runs than these always end in one commit: two would cost more than they overlap."""
 GATHER_TURNS_MAX = 4
 """Turns of the event loop granted to runs that are about to report."""
 REPEAT_SECONDS = (0.05, 0.1, 0.2, 0.5, 1.0)
@@ -43,8 +45,16 @@ ClaimSource = Callable[[int], Sequence[Entry]]
 class Committer:
     """The only caller of `Ledger.commit` in a process."""
 
-    def __init__(self, ledger: Ledger, system: System, newsroom: Newsroom) -> None:
+    def __init__(
+        self,
+        ledger: Ledger,
+        system: System,
+        newsroom: Newsroom,
+        slots: Callable[[], int],
+    ) -> None:
         self._ledger = ledger
+        self._slots = slots
+        self.wave_runs_min = WAVE_RUNS_MIN
         self._system = system
         self._newsroom = newsroom
         self._claims: ClaimSource = lambda ending: ()
@@ -120,12 +130,23 @@ class Committer:
                 return
 
     def _gather(self) -> list[Entry]:
-        size = min(len(self._pending), BATCH_REQUESTS_MAX)
-        batch = [self._pending.popleft() for _ in range(size)]
+        batch: list[Entry] = []
+        ending, ending_max = 0, self._ending_max()
+        while self._pending and len(batch) < BATCH_REQUESTS_MAX and ending < ending_max:
+            entry = self._pending.popleft()
+            ending += entry.ends_run
+            batch.append(entry)
         if self._pending:
             self._woken.set()
-        batch.extend(self._claims(sum(entry.ends_run for entry in batch)))
+        batch.extend(self._claims(ending))
         return batch
+
+    def _ending_max(self) -> int:
+        # With a database that works apart runs go in two waves: one is at work here while
+        # the other is on its way to the disk.
+        if not self._ledger.works_apart:
+            return BATCH_REQUESTS_MAX
+        return max(self.wave_runs_min, self._slots() // 2)
 
     async def _commit(self, batch: list[Entry]) -> None:
         try:

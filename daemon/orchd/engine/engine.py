@@ -86,7 +86,7 @@ class Engine:
         self._runs: dict[tuple[str, int], Run] = {}
         self._quiet = asyncio.Event()
         self._gives_back = False
-        self.committer = Committer(ledger, system, self.newsroom)
+        self.committer = Committer(ledger, system, self.newsroom, lambda: self.slots)
         self.lease = LeaseKeeper(
             ledger=ledger,
             system=system,
@@ -418,9 +418,14 @@ class Engine:
             # The body has let go after all, or it was left behind as it did so. The other
             # of the two reports the end, and comes here when the log has it.
             return
+        self.release(run)
+
+    def release(self, run: Run) -> None:
+        """Give the slot of a run to the next: its end is on disk. Idempotent."""
         if self._runs.pop(run.key, None) is not None:
             self._quiet.set()
-            self.wake()
+            self._claimer.run_ended()
+            self.committer.wake()
 
     def stop_run(self, run: Run, reason: Stop) -> None:
         """Stop a run, and leave its body behind if it does not let go in time."""

@@ -57,6 +57,8 @@ class Workshop(Protocol):
 
     def stop_run(self, run: Run, reason: Stop) -> None: ...
 
+    def release(self, run: Run) -> None: ...
+
 
 class Runner:
     """Works on claimed tasks; the engine starts one coroutine of `run` per claim."""
@@ -299,7 +301,17 @@ class Runner:
         request = ActOnTask(
             task_id=run.state.id, command=command, origin=origin, known=run.state
         )
-        return await _undisturbed(run, self.workshop.offer(request, ends_run=ends_run))
+        future = self.workshop.offer(request, ends_run=ends_run)
+        if ends_run:
+            # Before the run hears of it, so that the next commit can fill its slot.
+            future.add_done_callback(lambda done: self._release(run, done))
+        return await _undisturbed(run, future)
+
+    def _release(self, run: Run, done: asyncio.Future[Outcome]) -> None:
+        if done.cancelled() or done.exception() is not None:
+            return
+        if isinstance(done.result(), Acted):
+            self.workshop.release(run)
 
 
 def _forget_timeout(run: Run) -> None:

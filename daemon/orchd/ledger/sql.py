@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import threading
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, ParamSpec, TypeVar
@@ -37,6 +38,10 @@ from orchd.tasks.state import TaskState
 from orchd_eventstore import EventStore, StoreUnavailable
 
 READER_THREADS = 4
+LARGE_REQUESTS = 100
+"""From how many requests on a commit is handed over before anything else is done."""
+HAND_OVER_SECONDS = 0.05
+"""How long the event loop waits for that at most."""
 READ_SECONDS = 5.0
 """How long a reader waits for a database that may never answer."""
 
@@ -67,6 +72,7 @@ class SQLLedger:
         self.store = store
         self.dialect = dialect
         self.sole_writer = not dialect.is_postgresql
+        self.works_apart = dialect.is_postgresql
         self._lock = lock
         self._reads = Reads(store, dialect)
         self._leases = Leases(dialect, self._execute, store.now)
@@ -83,6 +89,8 @@ class SQLLedger:
             else self._writing
         )
         self._news = NewsHub(store)
+        self._handed_over = threading.Event()
+        store.when_sent(self._handed_over.set)
         self._closed = False
 
     # --- the life of the ledger -------------------------------------------------------
@@ -114,12 +122,23 @@ class SQLLedger:
         *args: P.args,
         **kwargs: P.kwargs,
     ) -> T:
+        return await self._answer(self._begin(pool, function, *args, **kwargs))
+
+    def _begin(
+        self,
+        pool: ThreadPoolExecutor,
+        function: Callable[P, T],
+        *args: P.args,
+        **kwargs: P.kwargs,
+    ) -> asyncio.Future[T]:
         if self._closed:
             raise LedgerUnavailable("the ledger is closed")
-        loop = asyncio.get_running_loop()
         call = functools.partial(function, *args, **kwargs)
+        return asyncio.get_running_loop().run_in_executor(pool, call)
+
+    async def _answer(self, call: asyncio.Future[T]) -> T:
         try:
-            return await loop.run_in_executor(pool, call)
+            return await call
         except StoreUnavailable as error:
             raise LedgerUnavailable(str(error)) from error
 
@@ -155,11 +174,21 @@ class SQLLedger:
         self, requests: Sequence[Request], *, command_id: str
     ) -> list[Outcome]:
         self._loop = asyncio.get_running_loop()
-        return await self._in(self._writing, self._commit, requests, command_id)
+        self._handed_over.clear()
+        call = self._begin(self._writing, self._commit, requests, command_id)
+        if self.works_apart and len(requests) >= LARGE_REQUESTS:
+            # Python runs one thread at a time. The database can begin when this batch has
+            # been put together, and runs that take turns with that only delay it: they go
+            # on while the database works.
+            self._handed_over.wait(HAND_OVER_SECONDS)
+        return await self._answer(call)
 
     def _commit(self, requests: Sequence[Request], command_id: str) -> list[Outcome]:
-        self._keep_lock()
-        return self._writer.commit(requests, command_id)
+        try:
+            self._keep_lock()
+            return self._writer.commit(requests, command_id)
+        finally:
+            self._handed_over.set()
 
     def _keep_lock(self) -> None:
         if self._lock is None:
@@ -173,6 +202,8 @@ class SQLLedger:
         # The gate is the user's and is called where all of the user's code is called.
         if self._loop is None:
             return gate()
+        # Who waits for the end of the hand-over cannot answer.
+        self._handed_over.set()
         answer: Future[bool] = Future()
 
         def call() -> None:

@@ -141,6 +141,7 @@ class TaskStoreLedger:
 
     durable = False
     sole_writer = True
+    works_apart = False
 
     def __init__(
         self,

@@ -3,13 +3,26 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Sequence
+from typing import cast
 
+import msgspec
 import pytest
 
-from orchd.ledger.port import LedgerUnavailable, Outcome, Request
+from orchd.config.settings import QueueSettings
+from orchd.ledger.port import (
+    ActOnTask,
+    ClaimTasks,
+    LedgerUnavailable,
+    Look,
+    Outcome,
+    Request,
+    Submitted,
+)
+from orchd.ledger.sql import LARGE_REQUESTS, SQLLedger
 from orchd.queues import serves
-from support.engines import Harness, ScriptedExecutor, until
+from support.engines import Harness, ScriptedExecutor, settings_for, until
 
 
 @pytest.fixture
@@ -43,6 +56,10 @@ class Courier:
             self.losses -= 1
             raise LedgerUnavailable("the answer was lost")
         return outcomes
+
+    def kinds(self) -> list[list[str]]:
+        """Return the names of the requests in each commit."""
+        return [[type(each).__name__ for each in requests] for _, requests in self.sent]
 
 
 async def test_nothing_is_acknowledged_before_its_commit(harness: Harness) -> None:
@@ -81,12 +98,9 @@ async def test_what_is_submitted_starts_in_the_commit_that_makes_it_durable(
     courier.sent.clear()
     await harness.submit("a")
     await until(lambda: harness.engine.running == 0 and harness.engine.committer.idle)
-    kinds = [[type(request).__name__ for request in sent] for _, sent in courier.sent]
-    assert kinds[0] == ["SubmitTask", "ClaimTasks"]
-    submitted, started, completed = await harness.ledger.task_events("a")
-    assert [submitted.type, started.type] == ["task.submitted", "task.started"]
-    assert "ActOnTask" in kinds[1], "an empty claim was sent before the run's end"
-    assert completed.type == "task.completed"
+    assert courier.kinds() == [["SubmitTask", "ClaimTasks"], ["ActOnTask"]]
+    events = [event.type for event in await harness.ledger.task_events("a")]
+    assert events == ["task.submitted", "task.started", "task.completed"]
 
 
 async def test_a_submission_for_other_workers_is_one_commit(harness: Harness) -> None:
@@ -96,8 +110,92 @@ async def test_a_submission_for_other_workers_is_one_commit(harness: Harness) ->
     await until(lambda: bool(courier.sent) and harness.engine.committer.idle)
     courier.sent.clear()
     await harness.submit("a", executor="elsewhere")
-    kinds = [[type(request).__name__ for request in sent] for _, sent in courier.sent]
-    assert kinds == [["SubmitTask"]]
+    assert courier.kinds() == [["SubmitTask"]]
+
+
+async def test_what_ends_under_a_limit_lets_the_next_start(sqlite_url: str) -> None:
+    """The end of a run is heard of here, and not only by a look at the database."""
+    settings = settings_for(sqlite_url)
+    narrow = {"default": QueueSettings(concurrency=1)}
+    harness = await Harness.open(
+        sqlite_url,
+        [ScriptedExecutor()],
+        settings=msgspec.structs.replace(settings, queues=narrow),
+    )
+    look = harness.ledger.look
+
+    async def overlook() -> Look:
+        return msgspec.structs.replace(await look(), is_any_ready=False)
+
+    harness.ledger.look = overlook  # type: ignore[method-assign]  # a fault
+    await asyncio.gather(*(harness.submit(name) for name in "abcdefgh"))
+    await harness.settle()
+    assert len(await harness.event_types("h")) == 3
+    await harness.close()
+
+
+@pytest.mark.parametrize("works_apart", [True, False])
+async def test_runs_go_in_waves_where_the_database_works_apart(
+    sqlite_url: str, works_apart: bool
+) -> None:
+    harness = await Harness.open(
+        sqlite_url, [ScriptedExecutor()], settings=settings_for(sqlite_url, concurrency=8)
+    )
+    harness.ledger.works_apart = works_apart
+    harness.engine.committer.wave_runs_min = 2
+    harness.engine.pause_claims()
+    await asyncio.gather(*(harness.submit(str(number)) for number in range(40)))
+    courier = Courier(harness)
+    courier.may_go.set()
+    harness.engine.resume_claims()
+    await harness.settle()
+    shapes = [
+        (sum(isinstance(each, ActOnTask) for each in sent), claimed_slots(sent))
+        for _, sent in courier.sent
+    ]
+    ends, wave = [ended for ended, _ in shapes], 4 if works_apart else 8
+    assert (max(ends), sum(ends)) == (wave, 40)
+    # From the second commit on, what has ended in one makes room for as many in it.
+    assert shapes.count((wave, wave)) >= 40 // wave - 4
+    await harness.close()
+
+
+def claimed_slots(sent: list[Request]) -> int:
+    return sum(each.slots for each in sent if isinstance(each, ClaimTasks))
+
+
+async def test_a_large_commit_that_cannot_be_put_together_does_not_hold_the_loop(
+    postgres_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    harness = await Harness.open(postgres_url, [ScriptedExecutor()])
+    await harness.submit("first")
+    await harness.settle()
+    many = [harness.request(f"m{number}") for number in range(3 * LARGE_REQUESTS)]
+    writer = cast(SQLLedger, harness.ledger)._writer
+    prompt = writer.commit
+
+    def slow(requests: Sequence[Request], command_id: str) -> list[Outcome]:
+        time.sleep(1.0)
+        return prompt(requests, command_id)
+
+    monkeypatch.setattr(writer, "commit", slow)
+    submitting = asyncio.create_task(harness.engine.requests(many))
+    longest = await longest_turn(0.7)
+    assert not submitting.done()
+    assert all(isinstance(each, Submitted) for each in await submitting)
+    assert longest < 0.5
+    await harness.close()
+
+
+async def longest_turn(seconds: float) -> float:
+    """Return the longest time between two turns of the loop."""
+    loop = asyncio.get_running_loop()
+    end, seen, longest = loop.time() + seconds, loop.time(), 0.0
+    while seen < end:
+        await asyncio.sleep(0.001)
+        now = loop.time()
+        longest, seen = max(longest, now - seen), now
+    return longest
 
 
 def test_a_worker_serves_the_queues_that_its_patterns_name() -> None:
