@@ -19,6 +19,7 @@ from harness.orchd_trial import CONCURRENCY, OrchdTrial
 from harness.paths import BENCH
 from harness.roster import BOUND, by_name
 from harness.servers import POSTGRESQL, SQLITE, Place, PostgresPlace, Servers
+from harness.state import settle
 from peers.protocol import NOOP
 
 EVENTS_PER_TASK = 3
@@ -95,6 +96,7 @@ class Growths:
         with self._place(database) as (place, home):
             tasks = events // EVENTS_PER_TASK
             self._fill(place, database, home, tasks, finish=True)
+            settle(place.url)
             with self._orchd(place, home) as trial:
                 told = self._drained(trial, self._sizes.drain_tasks, tasks)
             told |= replaying.once(place.url)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sqlite3
 from contextlib import closing
 from typing import Any
@@ -31,6 +32,18 @@ def connect(url: str) -> Any:
         path = f"file:{sqlite_path(url)}?mode=ro"
         return driver().connect(path, uri=True, timeout=5)
     return psycopg.connect(url, autocommit=True)
+
+
+def settle(url: str) -> None:
+    """Have done now what would be done in the minutes after a database was filled.
+
+    PostgreSQL cleans and counts what is new, and the kernel writes gigabytes to the disk.
+    """
+    if not is_sqlite(url):
+        with closing(connect(url)) as connection:
+            connection.execute("VACUUM ANALYZE")
+            connection.execute("CHECKPOINT")
+    os.sync()
 
 
 class Counts:
