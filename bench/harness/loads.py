@@ -109,6 +109,7 @@ def singles(trial: Trial, seconds: float) -> dict[str, float]:
 def cold(trial: Trial) -> dict[str, float]:
     """Return how long a worker takes from its start to the start of its first task."""
     trial.enqueue(STAMP, 1)
+    trial.end_intake()
     began = time.perf_counter()
     worker = trial.start_worker()
     if not worker.wait_for_records(1, START_SECONDS):

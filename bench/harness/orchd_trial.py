@@ -134,10 +134,13 @@ class OrchdTrial(Trial):
                 time.sleep(max(0.0, due - time.perf_counter()))
             return Done(count, time.perf_counter() - began)
 
-    def start_worker(self) -> LineProcess:
+    def end_intake(self) -> None:
         if self._intake is not None:
             self._intake.process.terminate()
             self._intake = None
+
+    def start_worker(self) -> LineProcess:
+        self.end_intake()
         self._served = self._start("*")
         self.worker = self._served.process
         return self.worker

@@ -58,6 +58,9 @@ class Trial(ABC):
     def pace(self, kind: str, count: int, per_second: float) -> Done:
         """Submit at a steady rate to a worker that runs."""
 
+    def end_intake(self) -> None:  # noqa: B027  # most have none
+        """Stop what only takes submissions, before a start is timed; idempotent."""
+
     @abstractmethod
     def start_worker(self) -> LineProcess:
         """Start what executes tasks, and return at once."""
