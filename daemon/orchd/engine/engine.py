@@ -14,14 +14,15 @@ from orchd.engine.clock import LedgerClock
 from orchd.engine.committer import Committer
 from orchd.engine.deadlines import Deadlines
 from orchd.engine.lease import LeaseKeeper
+from orchd.engine.listening import Listener
 from orchd.engine.news import Newsroom
-from orchd.engine.observer import CommitTiming, Observer, TaskNews
+from orchd.engine.observer import Observer
 from orchd.engine.recovery import LOOKS_PER_LEASE, Recovery
 from orchd.engine.run import Run, Stop
 from orchd.engine.runner import Runner
 from orchd.engine.watch import LedgerWatch
 from orchd.executors.port import ExecutorPort
-from orchd.interfaces import Task, TaskStatus
+from orchd.interfaces import Task
 from orchd.ledger.port import (
     ClaimedTask,
     Ledger,
@@ -33,8 +34,7 @@ from orchd.ledger.port import (
 )
 from orchd.queues import serves
 from orchd.system import System
-from orchd.tasks.events import TaskCancelRequested
-from orchd.tasks.state import Phase, TaskState
+from orchd.tasks.state import Phase
 from orchd.verifiers.port import VerifierPort
 
 logger = logging.getLogger(__name__)
@@ -80,7 +80,7 @@ class Engine:
         self.system = system
         self.clock = LedgerClock(ledger, system)
         self.deadlines = Deadlines(system)
-        self.newsroom = Newsroom((_Listener(self), *observers))
+        self.newsroom = Newsroom((Listener(self), *observers))
         self._executors = dict(executors)
         self._verifiers = dict(verifiers)
         self._runs: dict[tuple[str, int], Run] = {}
@@ -466,36 +466,6 @@ class Engine:
         for run in self.runs():
             if self._needs_lease(run):
                 self.stop_run(run, Stop.LEASE)
-
-
-class _Listener(Observer):
-    """What the engine itself has to hear of its own commits."""
-
-    def __init__(self, engine: Engine) -> None:
-        self._engine = engine
-        self._ready: dict[str, None] = {}
-        """Tasks that one commit made ready and did not start."""
-
-    def task_moved(self, news: TaskNews) -> None:
-        task = news.after
-        if task.waiting_until is not None:
-            self._engine.note_due(task.waiting_until)
-        elif task.status is TaskStatus.PENDING and self._concerns(task):
-            self._ready[task.id] = None
-        else:
-            self._ready.pop(task.id, None)
-        for event in news.events:
-            if isinstance(event, TaskCancelRequested):
-                self._engine.stop_task(task.id)
-
-    def _concerns(self, task: TaskState) -> bool:
-        # A result to verify may be anybody's who has the verifiers.
-        return task.phase is Phase.VERIFY or self._engine.may_run(task.executor, task.queue)
-
-    def committed(self, timing: CommitTiming) -> None:
-        if self._ready:
-            self._ready.clear()
-            self._engine.wake()
 
 
 def _forget(future: asyncio.Future[list[Outcome]]) -> None:

@@ -139,9 +139,8 @@ class TaskStoreLedger:
         memory: kept by the caller from one ledger to the next on the same store.
     """
 
-    durable = False
+    durable = works_apart = False
     sole_writer = True
-    works_apart = False
 
     def __init__(
         self,
