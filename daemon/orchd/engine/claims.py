@@ -176,8 +176,10 @@ class Claimer:
 
     def _took_all(self, claim: ClaimTasks, outcome: Claimed) -> bool:
         # Under a limit, after a probe and where something must run alone, the end of a run
-        # is what lets the next one start.
-        is_plain = not (claim.limits or claim.probe or claim.alone)
+        # is what lets the next one start. And who has a say in what starts may be of
+        # another mind by then.
+        has_a_say = claim.gate is not None or claim.on_start is not None
+        is_plain = not (claim.limits or claim.probe or claim.alone or has_a_say)
         is_alone = self._alone_waiting or self._alone_running or outcome.alone_waiting
         is_probing = self._probes_missed or self._breakers.probes()
         return is_plain and not (is_alone or is_probing or self.hungry)

@@ -11,6 +11,7 @@ import msgspec
 import pytest
 
 from orchd.config.settings import QueueSettings
+from orchd.executors.port import ExecutorAnswer, RunContext, Success
 from orchd.ledger.port import (
     ActOnTask,
     ClaimTasks,
@@ -122,15 +123,41 @@ async def test_what_ends_under_a_limit_lets_the_next_start(sqlite_url: str) -> N
         [ScriptedExecutor()],
         settings=msgspec.structs.replace(settings, queues=narrow),
     )
+    overlook_ready_tasks(harness)
+    await asyncio.gather(*(harness.submit(name) for name in "abcdefgh"))
+    await harness.settle()
+    assert len(await harness.event_types("h")) == 3
+    await harness.close()
+
+
+def overlook_ready_tasks(harness: Harness) -> None:
+    """Let no look at the database find that anything is ready."""
     look = harness.ledger.look
 
     async def overlook() -> Look:
         return msgspec.structs.replace(await look(), is_any_ready=False)
 
     harness.ledger.look = overlook  # type: ignore[method-assign]  # a fault
-    await asyncio.gather(*(harness.submit(name) for name in "abcdefgh"))
+
+
+async def test_the_end_of_a_run_asks_the_gate_again(sqlite_url: str) -> None:
+    may_end, is_open = asyncio.Event(), asyncio.Event()
+
+    async def body(context: RunContext) -> ExecutorAnswer:
+        await may_end.wait()
+        return Success(output="done")
+
+    harness = await Harness.open(sqlite_url, [executor := ScriptedExecutor(body)])
+    overlook_ready_tasks(harness)
+    await harness.submit("a")
+    await until(lambda: len(executor.calls) == 1)
+    harness.engine._claimer._gate = is_open.is_set
+    await harness.submit("b")
+    await until(lambda: harness.engine.committer.idle and not harness.engine._claimer.busy)
+    is_open.set()
+    may_end.set()
     await harness.settle()
-    assert len(await harness.event_types("h")) == 3
+    assert len(executor.calls) == 2
     await harness.close()
 
 
