@@ -159,3 +159,10 @@ def test_a_session_holds_to_the_settings_of_the_store(postgres_store_url: str) -
     store.close()
     assert shown == ["7MB", "on", "30s"]
     assert isinstance(connection, psycopg.Connection)
+
+
+def test_only_the_session_that_appends_keeps_its_plans(postgres_store: EventStore) -> None:
+    query = "SHOW plan_cache_mode"
+    with postgres_store.transaction() as transaction:
+        assert transaction.execute(query) == [("force_generic_plan",)]
+    assert postgres_store._rows(query) == [("auto",)]

@@ -55,6 +55,7 @@ class Committer:
         self._ledger = ledger
         self._slots = slots
         self.wave_runs_min = WAVE_RUNS_MIN
+        """As the constant says; the simulation, where few runs are at work, has less."""
         self._system = system
         self._newsroom = newsroom
         self._claims: ClaimSource = lambda ending: ()

@@ -421,7 +421,10 @@ class Engine:
         self.release(run)
 
     def release(self, run: Run) -> None:
-        """Give the slot of a run to the next: its end is on disk. Idempotent."""
+        """Give the slot of a run to the next: its end is on disk, or its task is lost.
+
+        Idempotent.
+        """
         if self._runs.pop(run.key, None) is not None:
             self._quiet.set()
             self._claimer.run_ended()

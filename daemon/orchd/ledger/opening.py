@@ -217,7 +217,7 @@ def _open_postgresql(url: str, *, create: bool, migrate: bool, in_use: bool) -> 
     named = masked_url(url)
     _require_driver()
     with _readable(named):
-        with _postgresql_connection(url) as connection:
+        with postgresql_connection(url) as connection:
             if migrate and not in_use:
                 _require_unused(connection, named)
             _prepare(connection, named, create=create, migrate=migrate)
@@ -235,7 +235,8 @@ def _require_driver() -> None:
 
 
 @contextmanager
-def _postgresql_connection(url: str) -> Iterator[Any]:
+def postgresql_connection(url: str) -> Iterator[Any]:
+    """Lend a connection of its own in autocommit mode; raises what the driver raises."""
     import psycopg
 
     from orchd_eventstore.addresses import postgres_parameters

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterator, Sequence
-from contextlib import closing, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import msgspec
@@ -19,7 +19,7 @@ from orchd.engine.observer import Observer, TaskNews
 from orchd.errors import StateUnreadable
 from orchd.executors.echo import EchoExecutor
 from orchd.interfaces import TaskStatus
-from orchd.ledger.opening import open_ledger
+from orchd.ledger.opening import open_ledger, postgresql_connection
 from orchd.ledger.port import Origin, SubmitTask
 from orchd.ledger.urls import is_sqlite, sqlite_path
 from orchd.maintenance.progress import Progress, silent
@@ -27,7 +27,7 @@ from orchd.maintenance.replay import Options, check
 from orchd.system import System
 from orchd.tasks.commands import Submit
 from orchd.tasks.events import TaskSubmitted
-from orchd_eventstore.addresses import postgres_parameters, with_database
+from orchd_eventstore.addresses import with_database
 
 BATCH_TASKS = 100
 """Tasks in one call while enqueueing."""
@@ -107,9 +107,8 @@ def _file(url: str, name: str) -> Iterator[str]:
 def _database(url: str, name: str) -> Iterator[str]:
     import psycopg
 
-    parameters = postgres_parameters(url)
     try:
-        with closing(psycopg.connect(**parameters, autocommit=True)) as connection:
+        with postgresql_connection(url) as connection:
             connection.execute(f'CREATE DATABASE "{name}" TEMPLATE template0')
     except psycopg.Error as error:
         raise StateUnreadable(
@@ -118,7 +117,7 @@ def _database(url: str, name: str) -> Iterator[str]:
     try:
         yield with_database(url, name)
     finally:
-        with closing(psycopg.connect(**parameters, autocommit=True)) as connection:
+        with postgresql_connection(url) as connection:
             connection.execute(f'DROP DATABASE IF EXISTS "{name}" WITH (FORCE)')
 
 

@@ -21,9 +21,10 @@ from orchd.ledger.port import (
     Request,
     Submitted,
 )
-from orchd.ledger.sql import LARGE_REQUESTS, SQLLedger
+from orchd.ledger.sql import HAND_OVER_SECONDS, LARGE_REQUESTS, SQLLedger
 from orchd.queues import serves
 from support.engines import Harness, ScriptedExecutor, settings_for, until
+from support.eventstores import connected
 
 
 @pytest.fixture
@@ -210,7 +211,24 @@ async def test_a_large_commit_that_cannot_be_put_together_does_not_hold_the_loop
     longest = await longest_turn(0.7)
     assert not submitting.done()
     assert all(isinstance(each, Submitted) for each in await submitting)
-    assert longest < 0.5
+    # It waits for a moment, so that nothing takes turns with the writer.
+    assert HAND_OVER_SECONDS * 0.8 < longest < 0.5
+    await harness.close()
+
+
+async def test_a_commit_is_handed_over_when_the_server_has_it(database_url: str) -> None:
+    harness = await Harness.open(database_url, [ScriptedExecutor()])
+    ledger = cast(SQLLedger, harness.ledger)
+    assert ledger.works_apart is not ledger.sole_writer
+    assert ledger.works_apart is database_url.startswith("postgresql")
+    if ledger.works_apart:
+        with connected(database_url) as other:
+            other.exec_driver_sql("SELECT * FROM log_head FOR UPDATE")
+            submitting = asyncio.create_task(harness.submit("a"))
+            await until(lambda: harness.engine.committer.waiting_seconds > 0)
+            await until(ledger._handed_over.is_set)
+            assert not submitting.done()
+        await submitting
     await harness.close()
 
 

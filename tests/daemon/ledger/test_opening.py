@@ -385,3 +385,12 @@ def test_a_network_file_system_is_refused(
     monkeypatch.setattr("orchd.ledger.opening.file_system", lambda directory: "nfs4")
     with pytest.raises(StateUnreadable, match="network file system"):
         opened(f"sqlite:///{path}")
+
+
+def test_a_daemon_is_imported_without_alembic_or_sqlalchemy() -> None:
+    program = (
+        "import sys, orchd_ops.serve.daemon, orchd_ops.serve.process\n"
+        "import orchd.ledger.sql, orchd_eventstore.postgres, orchd_eventstore.sqlite\n"
+        "assert not sys.modules.keys() & {'alembic', 'sqlalchemy'}\n"
+    )
+    subprocess.run([sys.executable, "-c", program], check=True)
