@@ -1,4 +1,4 @@
-"""Connections that are lent and come back, for who only reads."""
+"""Connections that are lent and come back."""
 
 from __future__ import annotations
 
@@ -22,6 +22,7 @@ class Pool:
             be used any more.
         kept: how many are kept when nobody needs them.
         most: how many are lent at once.
+        purpose: what they are for, for who waits in vain.
     """
 
     def __init__(
@@ -31,11 +32,13 @@ class Pool:
         *,
         kept: int,
         most: int,
+        purpose: str = "reading",
     ) -> None:
         self._connect = connect
         self._settle = settle
         self._kept = kept
         self._most = most
+        self._purpose = purpose
         self._free = threading.Semaphore(most)
         self._lock = threading.Lock()
         self._idle: list[Any] = []
@@ -47,7 +50,7 @@ class Pool:
         """Lend a connection; raises `StoreUnavailable` when none comes free for long."""
         if not self._free.acquire(timeout=WAIT_SECONDS):
             raise StoreUnavailable(
-                f"all {self._most} connections for reading were in use for "
+                f"all {self._most} connections for {self._purpose} were in use for "
                 f"{WAIT_SECONDS:g} seconds"
             )
         try:

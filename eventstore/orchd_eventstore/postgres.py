@@ -6,7 +6,6 @@ which is for changes that the log does not say. A client may freeze wherever it 
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from typing import Any
@@ -47,6 +46,8 @@ SESSION = {
     "jit": "off",
 }
 """Settings of every session: durable, and unable to hold the others up for long."""
+WRITERS_MAX = 2
+"""Connections that append. The second one is made when two callers append at once."""
 WRITER = {"plan_cache_mode": "force_generic_plan"}
 """Settings of the session that appends. It is handed JSON, of which no plan can know more
 than the last one did, and planning each time anew took a fifth of a small commit."""
@@ -70,11 +71,14 @@ class PostgresBackend:
         self._wire = Wire(projections)
         self._call = append_call(tuple(projections.values()))
         self._parameters = postgres_parameters(url) | CONNECT
-        self._pool = Pool(self._connect, _settle, kept=readers, most=2 * readers)
-        self._lock = threading.RLock()
-        self._writer: Any = None
-        self._pipeline: Any = None
-        self._open = ExitStack()
+        self._readers = Pool(self._connect, _settle, kept=readers, most=2 * readers)
+        self._writers = Pool(
+            self._connect_writer,
+            _require_open,
+            kept=WRITERS_MAX,
+            most=WRITERS_MAX,
+            purpose="writing",
+        )
         self._listener = Listener(self._connect)
 
     def _connect(self, settings: Mapping[str, str] = SESSION) -> PatientConnection:
@@ -84,30 +88,14 @@ class PostgresBackend:
         options = self._parameters | {"options": f"{theirs} {ours}".strip()}
         return PatientConnection.connect(**options, autocommit=True)
 
-    @contextmanager
-    def _connection(self) -> Iterator[Any]:
-        """Lend the driver's connection that writes; a broken one is replaced."""
-        with self._lock:
-            if self._writer is None:
-                with translated():
-                    self._writer = self._connect(SESSION | WRITER)
-                    # Leaving a pipeline costs a round trip, so it is never left.
-                    self._pipeline = self._open.enter_context(self._writer.pipeline())
-            connection = self._writer
-            try:
-                yield connection
-            except BaseException:
-                if connection.closed or connection.broken:
-                    self._drop_writer()
-                raise
+    def _connect_writer(self) -> Writer:
+        return Writer(self._connect(SESSION | WRITER))
 
-    def _drop_writer(self) -> None:
-        writer, self._writer = self._writer, None
-        if writer is not None:
-            with suppress(Exception):
-                self._open.close()
-            with suppress(Exception):
-                writer.close()
+    @contextmanager
+    def _writer(self) -> Iterator[Writer]:
+        """Lend a connection that writes; a broken one is replaced."""
+        with translated(), self._writers.lend() as writer:
+            yield writer
 
     @contextmanager
     def session(self) -> Iterator[PostgresSession]:
@@ -115,8 +103,8 @@ class PostgresBackend:
 
     @contextmanager
     def transaction(self) -> Iterator[PostgresTransaction]:
-        with self._connection() as connection:
-            transaction = PostgresTransaction(connection, self._pipeline)
+        with self._writer() as writer:
+            transaction = PostgresTransaction(writer.connection, writer.pipeline)
             try:
                 yield transaction
             finally:
@@ -126,11 +114,11 @@ class PostgresBackend:
         self, statements: Sequence[tuple[str, Sequence[Any]]]
     ) -> list[list[tuple[Any, ...]]]:
         """Run statements that only read, outside any transaction, in one round trip."""
-        with self._connection() as connection, translated():
+        with self._writer() as writer, translated():
             try:
-                return run_all(connection, self._pipeline, statements)
+                return run_all(writer.connection, writer.pipeline, statements)
             except Exception:
-                synchronise(self._pipeline)
+                synchronise(writer.pipeline)
                 raise
 
     def append(
@@ -158,15 +146,15 @@ class PostgresBackend:
         producer: Producer | None,
     ) -> Answer:
         parameters = self._wire.parameters(items, command_id, blobs, producer)
-        with self._connection() as connection, translated(at_commit=True):
+        with self._writer() as writer, translated(at_commit=True):
             try:
-                cursor = connection.execute(self._call, parameters)
-                send_all(connection)
+                cursor = writer.connection.execute(self._call, parameters)
+                send_all(writer.connection)
                 self.on_sent()
-                self._pipeline.sync()
+                writer.pipeline.sync()
                 return decode_answer(cursor.fetchone()[0])
             except Exception:
-                synchronise(self._pipeline)
+                synchronise(writer.pipeline)
                 raise
 
     def _bisect(
@@ -213,7 +201,7 @@ class PostgresBackend:
 
     @contextmanager
     def reader(self) -> Iterator[Any]:
-        with translated(), self._pool.lend() as connection:
+        with translated(), self._readers.lend() as connection:
             yield connection
 
     def now(self) -> int:
@@ -229,9 +217,31 @@ class PostgresBackend:
 
     def close(self) -> None:
         self._listener.close()
-        with self._lock:
-            self._drop_writer()
-        self._pool.close()
+        self._writers.close()
+        self._readers.close()
+
+
+class Writer:
+    """A connection that appends, in the driver's pipeline mode.
+
+    Leaving a pipeline costs a round trip, so it is never left.
+    """
+
+    def __init__(self, connection: PatientConnection) -> None:
+        self.connection: Any = connection
+        self._open = ExitStack()
+        self.pipeline: Any = self._open.enter_context(connection.pipeline())
+
+    def close(self) -> None:
+        """Disconnect."""
+        with suppress(Exception):
+            self._open.close()
+        self.connection.close()
+
+
+def _require_open(writer: Writer) -> None:
+    if writer.connection.closed or writer.connection.broken:
+        raise psycopg.OperationalError("the connection is closed")
 
 
 def _settle(connection: psycopg.Connection[Any]) -> None:

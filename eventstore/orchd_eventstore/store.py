@@ -143,8 +143,8 @@ class Transaction:
 class EventStore:
     """A log in one database, with the projections that are written along with it.
 
-    It is synchronous and may be used from several threads; writes take turns. `open` makes
-    one from a URL.
+    It is synchronous and may be used from several threads. Writes take turns on SQLite; on
+    PostgreSQL two may be under way. `open` makes one from a URL.
     """
 
     def __init__(self, backend: Backend, projections: Iterable[Projection] = ()) -> None:

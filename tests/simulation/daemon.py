@@ -118,6 +118,8 @@ class Life:
         self.system = VirtualSystem(self.process, simulation.world.chance(self.name))
         self.serving = False
         self.stopping_since = 0.0
+        self._slots_max = 0
+        """Slots it has or had: those of before a reload may still be taken."""
         self._asked = asyncio.Event()
         self.engine = Engine(
             ledger=self.ledger,
@@ -128,7 +130,7 @@ class Life:
             observers=(_Listener(simulation.checker.told),),
         )
         # Few runs are at work here, and they are to go in waves as many do.
-        self.engine.committer.wave_runs_min = 2
+        self.engine.committer.wave_min = 2
         simulation.life_began(self)
         self.process.spawn(self._live(), "live")
 
@@ -152,6 +154,12 @@ class Life:
         }
 
     def _execution_began(self, execution: Execution) -> None:
+        self._slots_max = max(self._slots_max, self.engine.slots)
+        # A run that has reported may be known here for a moment longer than its slot.
+        at_work = sum(not run.ended for run in self.engine.runs())
+        if at_work > self._slots_max:
+            detail = f"{self.name}: {at_work} runs, {self._slots_max} slots"
+            self.daemon.simulation.world.fail(Invariant.SLOTS, detail)
         self.daemon.simulation.checker.execution_began(execution)
 
     # --- what the daemon's process does -----------------------------------------------
@@ -231,6 +239,7 @@ class Life:
         self.process.spawn(self._reload(), "reload")
 
     async def _reload(self) -> None:
+        self._slots_max = max(self._slots_max, self.engine.slots)
         with suppress(LedgerUnavailable):
             await self.engine.swap_settings(
                 self.daemon.settings, self._executors(), self._verifiers()

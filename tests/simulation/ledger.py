@@ -105,13 +105,14 @@ class SimulatedLedger:
     ) -> None:
         self.database = database
         self.sole_writer = sole_writer
-        self.works_apart = not sole_writer
+        self.commits_max = 1 if sole_writer else 2
         self.listeners: list[News] = []
         self._route = route
         self._fallback_seconds = fallback_seconds
         self._on_broken_rule = on_broken_rule
-        self._doubt: tuple[str, Sequence[Request]] | None = None
-        self._committing = False
+        self._open: dict[str, list[Request]] = {}
+        """Commands under way, and those of which nothing is known yet."""
+        self._under_way: set[str] = set()
 
     async def open(self) -> None:
         """Check that the database answers."""
@@ -128,29 +129,36 @@ class SimulatedLedger:
     async def commit(
         self, requests: Sequence[Request], *, command_id: str
     ) -> list[Outcome]:
-        requests = list(requests)
-        self._require_order(command_id, requests)
-        self._committing = True
-        self._doubt = None
+        given = list(requests)
+        self._require_order(command_id, given)
+        self._open[command_id] = given
+        self._under_way.add(command_id)
         try:
-            return await self._route.write(
-                kinds_of(requests),
-                lambda: self.database.commit(requests, command_id),
+            outcomes = await self._route.write(
+                kinds_of(given),
+                lambda: self.database.commit(given, command_id),
                 command_id,
             )
         except LedgerUnavailable:
-            self._doubt = (command_id, requests)
+            raise
+        except BaseException:
+            del self._open[command_id]
             raise
         finally:
-            self._committing = False
+            self._under_way.remove(command_id)
+        del self._open[command_id]
+        return outcomes
 
-    def _require_order(self, command_id: str, requests: Sequence[Request]) -> None:
+    def _require_order(self, command_id: str, requests: list[Request]) -> None:
         if self._on_broken_rule is None:
             return
-        if self._committing:
-            self._on_broken_rule("two commits of one process are under way at once")
-        if self._doubt is not None and self._doubt != (command_id, requests):
-            self._on_broken_rule(f"{command_id} was sent before {self._doubt[0]} is known")
+        if command_id in self._under_way:
+            self._on_broken_rule(f"{command_id} is sent again while it is under way")
+        elif self._open.get(command_id, requests) != requests:
+            self._on_broken_rule(f"{command_id} is repeated with other requests")
+        elif command_id not in self._open and len(self._open) >= self.commits_max:
+            known = " and ".join(self._open)
+            self._on_broken_rule(f"{command_id} was sent before {known} is known")
 
     async def _lease(self, kind: str, write: Callable[[], T]) -> T:
         return await self._route.write((f"lease/{kind}",), write)

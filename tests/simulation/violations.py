@@ -26,6 +26,7 @@ class Invariant(StrEnum):
     ALONE = "nothing runs beside a task that must run alone"
     CORNERED = "whatever crashed too often is started alone, and nothing else is"
     LIMIT = "a claim never exceeds its queue's limit"
+    SLOTS = "a worker has no more runs at work than slots"
     CAPABLE = "a worker claims only what it may and can"
     LATE = "a late result changes nothing"
     REPORTED_TWICE = "no run reports its end twice"

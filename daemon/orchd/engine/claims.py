@@ -47,7 +47,7 @@ class Claimer:
         self._settled = settled
         self._on_start = on_start
         self._gate = gate
-        self._claiming = 0
+        self._under_way: list[ClaimTasks] = []
         self._alone_waiting = False
         self._alone_running = False
         self._alone_missed_at = -1
@@ -65,7 +65,7 @@ class Claimer:
     @property
     def busy(self) -> bool:
         """Whether a claim is on its way."""
-        return self._claiming > 0
+        return bool(self._under_way)
 
     def wake(self) -> None:
         """Claim at the next opportunity."""
@@ -79,10 +79,15 @@ class Claimer:
             self.wake()
 
     def claims(self, ending: int) -> list[Entry]:
-        """Return the claims to add to a commit in which `ending` runs end."""
-        if not self.enabled or not self.hungry or self._claiming:
+        """Return the claims to add to a commit.
+
+        Args:
+            ending: how many runs end in it, or in another that is under way.
+        """
+        if not self.enabled or not self._wants():
             return []
-        occupied = self._running() - ending
+        reserved = sum(claim.slots for claim in self._under_way)
+        occupied = self._running() - ending + reserved
         if occupied <= 0:
             self._alone_running = False
         if self._alone_running or (self._alone_waiting and occupied > 0):
@@ -101,6 +106,15 @@ class Claimer:
         if free > len(claims):
             claims.append(self._claim(free - len(claims)))
         return [self._entry(claim) for claim in claims]
+
+    def _wants(self) -> bool:
+        if not self._under_way:
+            return self.hungry
+        # What the claim under way will find is not known yet. As long as there was enough
+        # for all, there is likely to be more.
+        return not (self._is_sated or self._is_particular()) and all(
+            self._is_plain(claim) for claim in self._under_way
+        )
 
     def _probes(self, free: int) -> list[ClaimTasks]:
         # Once a wake: a probe that finds nothing must not keep the slots from the others.
@@ -133,13 +147,13 @@ class Claimer:
 
     def _entry(self, claim: ClaimTasks) -> Entry:
         future: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
-        self._claiming += 1
+        self._under_way.append(claim)
         self.hungry = False
         future.add_done_callback(lambda done: self._claimed(claim, done))
         return Entry(claim, future, ends_run=False)
 
     def _claimed(self, claim: ClaimTasks, future: asyncio.Future[Outcome]) -> None:
-        self._claiming -= 1
+        self._under_way.remove(claim)
         self._take(claim, future)
         self._settled()
 
@@ -178,11 +192,16 @@ class Claimer:
         # Under a limit, after a probe and where something must run alone, the end of a run
         # is what lets the next one start. And who has a say in what starts may be of
         # another mind by then.
+        is_particular = self._is_particular() or outcome.alone_waiting
+        return self._is_plain(claim) and not (is_particular or self.hungry)
+
+    def _is_plain(self, claim: ClaimTasks) -> bool:
         has_a_say = claim.gate is not None or claim.on_start is not None
-        is_plain = not (claim.limits or claim.probe or claim.alone or has_a_say)
-        is_alone = self._alone_waiting or self._alone_running or outcome.alone_waiting
-        is_probing = self._probes_missed or self._breakers.probes()
-        return is_plain and not (is_alone or is_probing or self.hungry)
+        return not (claim.limits or claim.probe or claim.alone or has_a_say)
+
+    def _is_particular(self) -> bool:
+        is_alone = self._alone_waiting or self._alone_running
+        return is_alone or bool(self._probes_missed or self._breakers.probes())
 
     def _begin(self, task: ClaimedTask) -> None:
         try:

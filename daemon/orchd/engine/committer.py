@@ -1,8 +1,9 @@
 """Group commit: whatever is ready at one moment goes into one transaction.
 
-Requests are gathered while the commit before them is on its way. Nobody hears of an
-outcome before COMMIT returned. When the ledger does not answer, the identical batch is
-repeated, under the same command id, before anything else is tried.
+Requests are gathered while the commit before them is on its way; with a ledger that takes
+two at once, many requests need not wait for its answer. Nobody hears of an outcome before
+COMMIT returned. When the ledger does not answer, the identical batch is repeated, under the
+same command id, before anything else is tried in its place.
 """
 
 from __future__ import annotations
@@ -22,8 +23,9 @@ logger = logging.getLogger(__name__)
 
 BATCH_REQUESTS_MAX = 1_000
 """Most requests in one commit."""
-WAVE_RUNS_MIN = 100
-"""Fewer runs than these always end in one commit: two would cost more than they overlap."""
+WAVE_MIN = 16
+"""How many requests are worth a commit of their own while another is under way. Fewer
+travel together: two commits would cost more than they overlap."""
 GATHER_TURNS_MAX = 4
 """Turns of the event loop granted to runs that are about to report."""
 REPEAT_SECONDS = (0.05, 0.1, 0.2, 0.5, 1.0)
@@ -38,8 +40,17 @@ class Entry(NamedTuple):
     ends_run: bool
 
 
+class UnderWay(NamedTuple):
+    """A batch that has been sent and has no answer yet."""
+
+    sent_at: float
+    """Monotonic second."""
+    ending: int
+    """How many runs end in it."""
+
+
 ClaimSource = Callable[[int], Sequence[Entry]]
-"""Given how many runs end in the batch, returns the claims to add to it."""
+"""Given how many runs end in the batch and in those under way, returns claims to add."""
 
 
 class Committer:
@@ -54,16 +65,17 @@ class Committer:
     ) -> None:
         self._ledger = ledger
         self._slots = slots
-        self.wave_runs_min = WAVE_RUNS_MIN
+        self.wave_min = WAVE_MIN
         """As the constant says; the simulation, where few runs are at work, has less."""
         self._system = system
         self._newsroom = newsroom
         self._claims: ClaimSource = lambda ending: ()
         self._pending: deque[Entry] = deque()
         self._woken = asyncio.Event()
-        self._task: asyncio.Task[None] | None = None
-        self._busy = False
-        self._sent_at: float | None = None
+        self._has_room = asyncio.Event()
+        self._gathering = asyncio.Lock()
+        self._tasks: list[asyncio.Task[None]] = []
+        self._under_way: list[UnderWay] = []
         self.unavailable_since: float | None = None
         """Monotonic second since which the ledger has not answered, or None."""
         self.trouble: str | None = None
@@ -72,12 +84,14 @@ class Committer:
     @property
     def idle(self) -> bool:
         """Whether nothing is on its way."""
-        return not self._pending and not self._busy
+        return not self._pending and not self._under_way
 
     @property
     def waiting_seconds(self) -> float:
-        """For how long the commit on its way has had no answer; 0 when there is none."""
-        return 0.0 if self._sent_at is None else self._system.monotonic() - self._sent_at
+        """For how long a commit on its way has had no answer; 0 when there is none."""
+        if not self._under_way:
+            return 0.0
+        return self._system.monotonic() - min(each.sent_at for each in self._under_way)
 
     def set_claim_source(self, claims: ClaimSource) -> None:
         """Ask `claims` for claims whenever a batch is gathered."""
@@ -85,13 +99,17 @@ class Committer:
 
     def start(self) -> None:
         """Begin committing."""
-        self._task = asyncio.create_task(self._loop(), name="orchd-committer")
+        self._tasks = [
+            asyncio.create_task(self._loop(), name="orchd-committer")
+            for _ in range(self._ledger.commits_max)
+        ]
 
     async def stop(self) -> None:
         """Stop; what has not been committed is cancelled. Idempotent."""
-        task, self._task = self._task, None
-        if task is not None:
+        tasks, self._tasks = self._tasks, []
+        for task in tasks:
             task.cancel()
+        for task in tasks:
             with suppress(asyncio.CancelledError):
                 await task
         while self._pending:
@@ -106,20 +124,32 @@ class Committer:
         future: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
         self._pending.append(Entry(request, future, ends_run))
         self._woken.set()
+        if len(self._pending) == self.wave_min:
+            self._has_room.set()
         return future
 
     async def _loop(self) -> None:
         while True:
-            await self._woken.wait()
-            await self._let_runs_report()
-            self._woken.clear()
-            batch = self._gather()
-            if batch:
-                self._busy, self._sent_at = True, self._system.monotonic()
-                try:
-                    await self._commit(batch)
-                finally:
-                    self._busy, self._sent_at = False, None
+            async with self._gathering:
+                batch = await self._next()
+            if not batch:
+                continue
+            ending = sum(entry.ends_run for entry in batch)
+            self._under_way.append(under_way := UnderWay(self._system.monotonic(), ending))
+            try:
+                await self._commit(batch)
+            finally:
+                self._under_way.remove(under_way)
+                self._has_room.set()
+
+    async def _next(self) -> list[Entry]:
+        await self._woken.wait()
+        while self._under_way and len(self._pending) < self.wave_min:
+            self._has_room.clear()
+            await self._has_room.wait()
+        await self._let_runs_report()
+        self._woken.clear()
+        return self._gather()
 
     async def _let_runs_report(self) -> None:
         # Runs that were started by one commit tend to end in the same few turns of the
@@ -139,15 +169,16 @@ class Committer:
             batch.append(entry)
         if self._pending:
             self._woken.set()
+        ending += sum(each.ending for each in self._under_way)
         batch.extend(self._claims(ending))
         return batch
 
     def _ending_max(self) -> int:
-        # With a database that works apart runs go in two waves: one is at work here while
-        # the other is on its way to the disk.
-        if not self._ledger.works_apart:
-            return BATCH_REQUESTS_MAX
-        return max(self.wave_runs_min, self._slots() // 2)
+        # With a ledger that takes two commits at once, runs go in two waves: one is at work
+        # here while the other is on its way to the disk.
+        half = self._slots() // 2
+        is_worth_it = self._ledger.commits_max > 1 and half >= self.wave_min
+        return half if is_worth_it else BATCH_REQUESTS_MAX
 
     async def _commit(self, batch: list[Entry]) -> None:
         try:

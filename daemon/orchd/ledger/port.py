@@ -317,8 +317,9 @@ class Ledger(Protocol):
     sole_writer: bool
     """Whether no other process can write while this one has the ledger open, so that
     every other worker is dead."""
-    works_apart: bool
-    """Whether another process carries commits out, so that this one has time meanwhile."""
+    commits_max: int
+    """How many commits may be under way at once: more than one where another process
+    carries them out, so that this one has time meanwhile."""
 
     async def open(self) -> None:
         """Connect; raises `LedgerUnavailable` when there is nothing to connect to."""

@@ -38,7 +38,11 @@ from orchd.tasks.state import TaskState
 from orchd_eventstore import EventStore, StoreUnavailable
 
 READER_THREADS = 4
-LARGE_REQUESTS = 100
+COMMITS_MAX = 2
+"""Commits under way at once on PostgreSQL: while the server carries one out, the next is
+put together and sent, and the server need not wait for it. On SQLite the work is done
+here, by one writer."""
+LARGE_REQUESTS = 16
 """From how many requests on a commit is handed over before anything else is done."""
 HAND_OVER_SECONDS = 0.05
 """How long the event loop waits for that at most."""
@@ -52,8 +56,8 @@ T = TypeVar("T")
 class SQLLedger:
     """State in SQLite or PostgreSQL; `orchd.ledger.opening.open_ledger` makes one.
 
-    One thread commits, a few others read, and on PostgreSQL one more keeps the leases, so
-    that a long commit does not cost a worker its life.
+    One thread commits and a few others read. On PostgreSQL two commit, and one more keeps
+    the leases, so that a long commit does not cost a worker its life.
 
     Args:
         store: the event store, opened with `orchd.ledger.schema.PROJECTIONS`.
@@ -72,13 +76,13 @@ class SQLLedger:
         self.store = store
         self.dialect = dialect
         self.sole_writer = not dialect.is_postgresql
-        self.works_apart = dialect.is_postgresql
+        self.commits_max = COMMITS_MAX if dialect.is_postgresql else 1
         self._lock = lock
         self._reads = Reads(store, dialect)
         self._leases = Leases(dialect, self._execute, store.now)
         self._writer = Writer(store, dialect, self._ask)
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._writing = ThreadPoolExecutor(1, "orchd-ledger-write")
+        self._writing = ThreadPoolExecutor(self.commits_max, "orchd-ledger-write")
         self._reading = ThreadPoolExecutor(READER_THREADS, "orchd-ledger-read")
         # What is read again and again, by one thread as long as the database answers. A
         # pool wakes two of its idle threads for each call.
@@ -89,8 +93,8 @@ class SQLLedger:
             else self._writing
         )
         self._news = NewsHub(store)
-        self._handed_over = threading.Event()
-        store.when_sent(self._handed_over.set)
+        self._committing = threading.local()
+        store.when_sent(self._note_sent)
         self._closed = False
 
     # --- the life of the ledger -------------------------------------------------------
@@ -174,21 +178,30 @@ class SQLLedger:
         self, requests: Sequence[Request], *, command_id: str
     ) -> list[Outcome]:
         self._loop = asyncio.get_running_loop()
-        self._handed_over.clear()
-        call = self._begin(self._writing, self._commit, requests, command_id)
-        if self.works_apart and len(requests) >= LARGE_REQUESTS:
+        handed_over = threading.Event()
+        call = self._begin(self._writing, self._commit, requests, command_id, handed_over)
+        if self.commits_max > 1 and len(requests) >= LARGE_REQUESTS:
             # Python runs one thread at a time. The database can begin when this batch has
             # been put together, and runs that take turns with that only delay it: they go
             # on while the database works.
-            self._handed_over.wait(HAND_OVER_SECONDS)
+            handed_over.wait(HAND_OVER_SECONDS)
         return await self._answer(call)
 
-    def _commit(self, requests: Sequence[Request], command_id: str) -> list[Outcome]:
+    def _commit(
+        self, requests: Sequence[Request], command_id: str, handed_over: threading.Event
+    ) -> list[Outcome]:
+        self._committing.handed_over = handed_over
         try:
             self._keep_lock()
             return self._writer.commit(requests, command_id)
         finally:
-            self._handed_over.set()
+            handed_over.set()
+
+    def _note_sent(self) -> None:
+        # Whoever appends calls this, and that need not be a commit of this ledger.
+        handed_over = getattr(self._committing, "handed_over", None)
+        if handed_over is not None:
+            handed_over.set()
 
     def _keep_lock(self) -> None:
         if self._lock is None:
@@ -203,7 +216,7 @@ class SQLLedger:
         if self._loop is None:
             return gate()
         # Who waits for the end of the hand-over cannot answer.
-        self._handed_over.set()
+        self._note_sent()
         answer: Future[bool] = Future()
 
         def call() -> None:

@@ -139,7 +139,8 @@ class TaskStoreLedger:
         memory: kept by the caller from one ledger to the next on the same store.
     """
 
-    durable = works_apart = False
+    durable = False
+    commits_max = 1
     sole_writer = True
 
     def __init__(

@@ -43,7 +43,7 @@ _WORKER_LOCKED = "SELECT fenced FROM workers WHERE id = ? FOR UPDATE"
 
 
 class Writer:
-    """Commits requests; used by one thread at a time.
+    """Commits requests; several threads may, each a command of its own.
 
     Args:
         store: where to.
@@ -55,7 +55,8 @@ class Writer:
         self._store = store
         self._dialect = dialect
         self._ask = ask
-        self._doubt: Work | None = None
+        self._doubts: dict[str, Work] = {}
+        """Commands that await their repetition."""
 
     def commit(self, requests: Sequence[Request], command_id: str) -> list[Outcome]:
         """Carry out requests; see `Ledger.commit`.
@@ -63,11 +64,7 @@ class Writer:
         Raises:
             LedgerUnavailable: nothing is known of the outcome; repeat the same call.
         """
-        work = self._doubt
-        if work is None or work.command_id != command_id:
-            work = Work(requests, command_id)
-        # Kept on every failure: what earlier rounds stored must not be decided again.
-        self._doubt = work
+        work = self._doubts.pop(command_id, None) or Work(requests, command_id)
         try:
             for _ in range(ROUNDS_MAX):
                 if not work.pending:
@@ -77,9 +74,10 @@ class Writer:
                 raise LedgerUnavailable(
                     f"{len(work.pending)} requests lost {ROUNDS_MAX} races in a row"
                 )
-        except StoreUnavailable as error:
+        except (StoreUnavailable, LedgerUnavailable) as error:
+            # What earlier rounds stored must not be decided again.
+            self._doubts[command_id] = work
             raise LedgerUnavailable(str(error)) from error
-        self._doubt = None
         return [work.outcomes[index] for index in range(len(work.requests))]
 
     def _round(self, work: Work) -> None:

@@ -5,12 +5,14 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator, Sequence
+from contextlib import suppress
 from typing import cast
 
 import msgspec
 import pytest
 
 from orchd.config.settings import QueueSettings
+from orchd.engine.committer import WAVE_MIN
 from orchd.executors.port import ExecutorAnswer, RunContext, Success
 from orchd.ledger.port import (
     ActOnTask,
@@ -162,15 +164,15 @@ async def test_the_end_of_a_run_asks_the_gate_again(sqlite_url: str) -> None:
     await harness.close()
 
 
-@pytest.mark.parametrize("works_apart", [True, False])
-async def test_runs_go_in_waves_where_the_database_works_apart(
-    sqlite_url: str, works_apart: bool
+@pytest.mark.parametrize("commits_max", [1, 2])
+async def test_runs_go_in_waves_where_two_commits_may_be_under_way(
+    sqlite_url: str, commits_max: int
 ) -> None:
     harness = await Harness.open(
         sqlite_url, [ScriptedExecutor()], settings=settings_for(sqlite_url, concurrency=8)
     )
-    harness.ledger.works_apart = works_apart
-    harness.engine.committer.wave_runs_min = 2
+    harness.ledger.commits_max = commits_max
+    harness.engine.committer.wave_min = 2
     harness.engine.pause_claims()
     await asyncio.gather(*(harness.submit(str(number)) for number in range(40)))
     courier = Courier(harness)
@@ -181,11 +183,99 @@ async def test_runs_go_in_waves_where_the_database_works_apart(
         (sum(isinstance(each, ActOnTask) for each in sent), claimed_slots(sent))
         for _, sent in courier.sent
     ]
-    ends, wave = [ended for ended, _ in shapes], 4 if works_apart else 8
+    ends, wave = [ended for ended, _ in shapes], 4 if commits_max > 1 else 8
     assert (max(ends), sum(ends)) == (wave, 40)
     # From the second commit on, what has ended in one makes room for as many in it.
     assert shapes.count((wave, wave)) >= 40 // wave - 4
     await harness.close()
+
+
+async def test_few_runs_end_in_one_commit(sqlite_url: str) -> None:
+    slots = 2 * WAVE_MIN - 1
+    settings = settings_for(sqlite_url, concurrency=slots)
+    harness = await Harness.open(sqlite_url, [ScriptedExecutor()], settings=settings)
+    harness.ledger.commits_max = 2
+    harness.engine.pause_claims()
+    await asyncio.gather(*(harness.submit(str(number)) for number in range(3 * slots)))
+    courier = Courier(harness)
+    courier.may_go.set()
+    harness.engine.resume_claims()
+    await harness.settle()
+    ends = [
+        sum(isinstance(each, ActOnTask) for each in requests)
+        for _, requests in courier.sent
+    ]
+    assert max(ends) == slots
+    await harness.close()
+
+
+async def test_many_requests_do_not_wait_for_the_commit_under_way(
+    postgres_url: str,
+) -> None:
+    harness = await Harness.open(postgres_url, [])
+    harness.engine.pause_claims()
+    await until(lambda: harness.engine.committer.idle)
+    courier, waiting = Courier(harness), list[asyncio.Task[list[Outcome]]]()
+    names = iter(range(1_000))
+    # One goes at once, few wait to be many, many go beside it, and then nothing more does.
+    for added, sent in ((1, 1), (WAVE_MIN - 1, 1), (1, 2), (3 * WAVE_MIN, 2)):
+        requests = [harness.request(f"t{next(names)}") for _ in range(added)]
+        waiting.append(asyncio.create_task(harness.engine.requests(requests)))
+        await until(lambda sent=sent: len(courier.sent) == sent)  # type: ignore[misc]
+        await asyncio.sleep(0.05)
+        assert len(courier.sent) == sent
+    assert [len(requests) for _, requests in courier.sent] == [1, WAVE_MIN]
+    courier.may_go.set()
+    for outcomes in await asyncio.gather(*waiting):
+        assert all(isinstance(each, Submitted) and each.created for each in outcomes)
+    await harness.close()
+
+
+class Overtaking:
+    """Lets the second of two commits that are under way be answered before the first."""
+
+    def __init__(self, harness: Harness) -> None:
+        self._commit = harness.ledger.commit
+        self._held: asyncio.Event | None = None
+        self.overtaken = 0
+        harness.ledger.commit = self.commit  # type: ignore[method-assign]  # a fault
+
+    async def commit(
+        self, requests: Sequence[Request], *, command_id: str
+    ) -> list[Outcome]:
+        held, self._held = self._held, None
+        if held is not None:
+            outcomes = await self._commit(requests, command_id=command_id)
+            self.overtaken += 1
+            held.set()
+            return outcomes
+        self._held = mine = asyncio.Event()
+        with suppress(TimeoutError):
+            async with asyncio.timeout(0.2):
+                await mine.wait()
+        if self._held is mine:
+            self._held = None
+        return await self._commit(requests, command_id=command_id)
+
+
+async def test_two_claims_under_way_share_the_slots(postgres_url: str) -> None:
+    running: list[int] = []
+
+    async def body(context: RunContext) -> ExecutorAnswer:
+        running.append(opened.engine.running)
+        return Success(output="done")
+
+    settings = settings_for(postgres_url, concurrency=8)
+    opened = await Harness.open(postgres_url, [ScriptedExecutor(body)], settings=settings)
+    opened.engine.committer.wave_min = 2
+    opened.engine.pause_claims()
+    await asyncio.gather(*(opened.submit(str(number)) for number in range(60)))
+    overtaking = Overtaking(opened)
+    opened.engine.resume_claims()
+    await opened.settle()
+    assert (len(running), max(running)) == (60, 8)
+    assert overtaking.overtaken >= 4
+    await opened.close()
 
 
 def claimed_slots(sent: list[Request]) -> int:
@@ -216,19 +306,36 @@ async def test_a_large_commit_that_cannot_be_put_together_does_not_hold_the_loop
     await harness.close()
 
 
-async def test_a_commit_is_handed_over_when_the_server_has_it(database_url: str) -> None:
-    harness = await Harness.open(database_url, [ScriptedExecutor()])
-    ledger = cast(SQLLedger, harness.ledger)
-    assert ledger.works_apart is not ledger.sole_writer
-    assert ledger.works_apart is database_url.startswith("postgresql")
-    if ledger.works_apart:
-        with connected(database_url) as other:
-            other.exec_driver_sql("SELECT * FROM log_head FOR UPDATE")
-            submitting = asyncio.create_task(harness.submit("a"))
-            await until(lambda: harness.engine.committer.waiting_seconds > 0)
-            await until(ledger._handed_over.is_set)
-            assert not submitting.done()
-        await submitting
+async def test_the_loop_waits_until_the_server_has_a_large_commit(
+    postgres_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("orchd.ledger.sql.HAND_OVER_SECONDS", 30.0)
+    harness = await Harness.open(postgres_url, [ScriptedExecutor()])
+    harness.engine.pause_claims()
+    await until(lambda: harness.engine.committer.idle)
+    batches = [
+        [harness.request(f"b{batch}-{number}") for number in range(LARGE_REQUESTS)]
+        for batch in range(2)
+    ]
+    with connected(postgres_url) as other:
+        other.exec_driver_sql("SELECT * FROM log_head FOR UPDATE")
+        submitting = list[asyncio.Task[list[Outcome]]]()
+        for under_way, batch in enumerate(batches, start=1):
+            submitting.append(asyncio.create_task(harness.engine.requests(batch)))
+            # It was sent, or the loop would stand still until nobody cares any more.
+            assert await longest_turn(0.3) < 5.0
+            assert len(harness.engine.committer._under_way) == under_way
+        assert not any(each.done() for each in submitting)
+    for outcomes in await asyncio.gather(*submitting):
+        assert all(isinstance(each, Submitted) for each in outcomes)
+    await harness.close()
+
+
+async def test_only_a_ledger_that_works_apart_takes_two_commits(database_url: str) -> None:
+    harness = await Harness.open(database_url, [])
+    is_postgresql = database_url.startswith("postgresql")
+    assert harness.ledger.sole_writer is not is_postgresql
+    assert harness.ledger.commits_max == (2 if is_postgresql else 1)
     await harness.close()
 
 
