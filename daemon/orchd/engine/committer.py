@@ -22,7 +22,7 @@ from orchd.system import System
 logger = logging.getLogger(__name__)
 
 BATCH_REQUESTS_MAX = 1_000
-"""Most requests in one commit."""
+"""From so many requests on a commit takes no more, but for what goes with the last one."""
 WAVE_MIN = 16
 """How many requests are worth a commit of their own while another is under way. Fewer
 travel together: two commits would cost more than they overlap."""
@@ -37,7 +37,9 @@ class Entry(NamedTuple):
 
     request: Request
     future: asyncio.Future[Outcome]
-    ends_run: bool
+    ends_run: bool = False
+    goes_along: bool = False
+    """Whether it shares a commit with the one before it."""
 
 
 class UnderWay(NamedTuple):
@@ -121,8 +123,18 @@ class Committer:
 
     def offer(self, request: Request, *, ends_run: bool = False) -> asyncio.Future[Outcome]:
         """Queue a request; the future resolves when its outcome is durable."""
+        return self._add(request, ends_run=ends_run)
+
+    def offer_together(self, requests: Sequence[Request]) -> list[asyncio.Future[Outcome]]:
+        """Queue requests that go into one commit."""
+        return [
+            self._add(request, goes_along=place > 0)
+            for place, request in enumerate(requests)
+        ]
+
+    def _add(self, request: Request, **how: bool) -> asyncio.Future[Outcome]:
         future: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
-        self._pending.append(Entry(request, future, ends_run))
+        self._pending.append(Entry(request, future, **how))
         self._woken.set()
         if len(self._pending) == self.wave_min:
             self._has_room.set()
@@ -163,7 +175,10 @@ class Committer:
     def _gather(self) -> list[Entry]:
         batch: list[Entry] = []
         ending, ending_max = 0, self._ending_max()
-        while self._pending and len(batch) < BATCH_REQUESTS_MAX and ending < ending_max:
+        while self._pending and (
+            self._pending[0].goes_along
+            or (len(batch) < BATCH_REQUESTS_MAX and ending < ending_max)
+        ):
             entry = self._pending.popleft()
             ending += entry.ends_run
             batch.append(entry)

@@ -298,7 +298,7 @@ class Engine:
         return (await self.requests((request,)))[0]
 
     async def requests(self, requests: Sequence[Request]) -> list[Outcome]:
-        """Carry out requests; the outcomes are durable when this returns.
+        """Carry out requests in one commit; the outcomes are durable when this returns.
 
         Raises:
             LedgerUnavailable: there was no answer within `PATIENCE_SECONDS`. The requests
@@ -311,7 +311,7 @@ class Engine:
             # A claim sees the commit that it travels in, so what is submitted to a worker
             # with free slots starts with the commit that makes it durable.
             self._claimer.wake()
-        futures = [self.offer(request) for request in requests]
+        futures = self.committer.offer_together(requests)
         gathered = asyncio.gather(*futures)
         try:
             async with asyncio.timeout(PATIENCE_SECONDS):

@@ -12,7 +12,7 @@ import msgspec
 import pytest
 
 from orchd.config.settings import QueueSettings
-from orchd.engine.committer import WAVE_MIN
+from orchd.engine.committer import BATCH_REQUESTS_MAX, WAVE_MIN
 from orchd.executors.port import ExecutorAnswer, RunContext, Success
 from orchd.ledger.port import (
     ActOnTask,
@@ -229,6 +229,23 @@ async def test_many_requests_do_not_wait_for_the_commit_under_way(
     for outcomes in await asyncio.gather(*waiting):
         assert all(isinstance(each, Submitted) and each.created for each in outcomes)
     await harness.close()
+
+
+async def test_what_is_asked_for_together_is_one_commit(harness: Harness) -> None:
+    courier = Courier(harness)
+    sizes = (1, 3 * BATCH_REQUESTS_MAX // 5, 3 * BATCH_REQUESTS_MAX // 5, 1)
+    waiting = list[asyncio.Task[list[Outcome]]]()
+    for batch, size in enumerate(sizes):
+        requests = [harness.request(f"{batch}-{number}") for number in range(size)]
+        waiting.append(asyncio.create_task(harness.engine.requests(requests)))
+        await until(lambda: bool(courier.sent))
+    courier.may_go.set()
+    await asyncio.gather(*waiting)
+    commits = [
+        {request.task_id.split("-")[0] for request in sent if hasattr(request, "task_id")}
+        for _, sent in courier.sent
+    ]
+    assert commits == [{"0"}, {"1", "2"}, {"3"}], "an array is in two commits"
 
 
 class Overtaking:
