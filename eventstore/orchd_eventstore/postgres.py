@@ -233,10 +233,10 @@ class Writer:
         self.pipeline: Any = self._open.enter_context(connection.pipeline())
 
     def close(self) -> None:
-        """Disconnect."""
+        """Disconnect without a word: a server that is silent would be waited for."""
+        self.connection.close()
         with suppress(Exception):
             self._open.close()
-        self.connection.close()
 
 
 def _require_open(writer: Writer) -> None:

@@ -1,6 +1,7 @@
 """Connections for reading are lent, come back clean, and are replaced when they break."""
 
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack
 
@@ -9,6 +10,7 @@ import pytest
 
 from orchd_eventstore import EventStore, StoreUnavailable, pool
 from orchd_eventstore.pool import Pool
+from support.postgres_proxy import PostgresProxy
 
 
 class Connection:
@@ -166,3 +168,14 @@ def test_only_the_session_that_appends_keeps_its_plans(postgres_store: EventStor
     with postgres_store.transaction() as transaction:
         assert transaction.execute(query) == [("force_generic_plan",)]
     assert postgres_store._rows(query) == [("auto",)]
+
+
+def test_idle_writers_do_not_wait_for_a_server_that_is_silent(
+    proxied_store: EventStore, proxy: PostgresProxy
+) -> None:
+    with proxied_store.transaction() as one, proxied_store.transaction() as other:
+        assert one.execute("SELECT 1") == other.execute("SELECT 1") == [(1,)]
+    proxy.swallow()
+    began = time.perf_counter()
+    proxied_store.close()
+    assert time.perf_counter() - began < 5.0

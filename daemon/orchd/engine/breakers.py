@@ -138,7 +138,11 @@ class BreakerWatch:
             self._note(executor, future.result())
 
     def _note(self, executor: str, outcome: Outcome) -> None:
-        if isinstance(outcome, BreakerActed) and outcome.state is not None:
+        if not isinstance(outcome, BreakerActed) or outcome.state is None:
+            return
+        # Two commits may be answered in another order than they were made in.
+        known = self._states.get(executor)
+        if known is None or known.version <= outcome.state.version:
             self._states[executor] = outcome.state
 
     def _request(self, executor: str, command: Open | Close | Probe) -> ActOnBreaker:

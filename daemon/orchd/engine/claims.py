@@ -47,7 +47,10 @@ class Claimer:
         self._settled = settled
         self._on_start = on_start
         self._gate = gate
-        self._under_way: list[ClaimTasks] = []
+        self._under_way: dict[int, ClaimTasks] = {}
+        """Claims without an answer, by their numbers."""
+        self.begun = 0
+        """How many claims were made; each has the number at its time."""
         self._alone_waiting = False
         self._alone_running = False
         self._alone_missed_at = -1
@@ -67,6 +70,11 @@ class Claimer:
         """Whether a claim is on its way."""
         return bool(self._under_way)
 
+    @property
+    def answered(self) -> int:
+        """Up to which number all claims have been answered."""
+        return min(self._under_way, default=self.begun + 1) - 1
+
     def wake(self) -> None:
         """Claim at the next opportunity."""
         self.hungry = True
@@ -78,21 +86,24 @@ class Claimer:
         if not self._is_sated:
             self.wake()
 
-    def claims(self, ending: int) -> list[Entry]:
+    def claims(self, ending: int, elsewhere: int = 0) -> list[Entry]:
         """Return the claims to add to a commit.
 
         Args:
-            ending: how many runs end in it, or in another that is under way.
+            ending: how many runs end in it.
+            elsewhere: how many runs end in another commit that is under way. Their slots
+                are as good as free, but as long as they have not ended on disk nothing
+                that must run alone may start.
         """
         if not self.enabled or not self._wants():
             return []
-        reserved = sum(claim.slots for claim in self._under_way)
+        reserved = sum(claim.slots for claim in self._under_way.values())
         occupied = self._running() - ending + reserved
         if occupied <= 0:
             self._alone_running = False
         if self._alone_running or (self._alone_waiting and occupied > 0):
             return []
-        free = self._settings().worker.concurrency - occupied
+        free = self._settings().worker.concurrency - (occupied - elsewhere)
         if free <= 0:
             return []
         if self._alone_waiting:
@@ -113,7 +124,7 @@ class Claimer:
         # What the claim under way will find is not known yet. As long as there was enough
         # for all, there is likely to be more.
         return not (self._is_sated or self._is_particular()) and all(
-            self._is_plain(claim) for claim in self._under_way
+            self._is_plain(claim) for claim in self._under_way.values()
         )
 
     def _probes(self, free: int) -> list[ClaimTasks]:
@@ -147,14 +158,15 @@ class Claimer:
 
     def _entry(self, claim: ClaimTasks) -> Entry:
         future: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
-        self._under_way.append(claim)
+        self.begun += 1
+        number = self.begun
+        self._under_way[number] = claim
         self.hungry = False
-        future.add_done_callback(lambda done: self._claimed(claim, done))
-        return Entry(claim, future, ends_run=False)
+        future.add_done_callback(lambda done: self._claimed(number, done))
+        return Entry(claim, future)
 
-    def _claimed(self, claim: ClaimTasks, future: asyncio.Future[Outcome]) -> None:
-        self._under_way.remove(claim)
-        self._take(claim, future)
+    def _claimed(self, number: int, future: asyncio.Future[Outcome]) -> None:
+        self._take(self._under_way.pop(number), future)
         self._settled()
 
     def _take(self, claim: ClaimTasks, future: asyncio.Future[Outcome]) -> None:

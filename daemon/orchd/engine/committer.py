@@ -47,12 +47,17 @@ class UnderWay(NamedTuple):
 
     sent_at: float
     """Monotonic second."""
-    ending: int
-    """How many runs end in it."""
+    batch: Sequence[Entry]
+
+    @property
+    def ending(self) -> int:
+        """How many runs end in it; a batch that is carried out in parts is answered so."""
+        return sum(entry.ends_run and not entry.future.done() for entry in self.batch)
 
 
-ClaimSource = Callable[[int], Sequence[Entry]]
-"""Given how many runs end in the batch and in those under way, returns claims to add."""
+ClaimSource = Callable[[int, int], Sequence[Entry]]
+"""Given how many runs end in the batch, and how many in those under way, returns the claims
+to add to it."""
 
 
 class Committer:
@@ -71,13 +76,15 @@ class Committer:
         """As the constant says; the simulation, where few runs are at work, has less."""
         self._system = system
         self._newsroom = newsroom
-        self._claims: ClaimSource = lambda ending: ()
+        self._claims: ClaimSource = lambda ending, elsewhere: ()
         self._pending: deque[Entry] = deque()
         self._woken = asyncio.Event()
         self._has_room = asyncio.Event()
         self._gathering = asyncio.Lock()
         self._tasks: list[asyncio.Task[None]] = []
         self._under_way: list[UnderWay] = []
+        self._unsettled: set[str] = set()
+        """Commands that had no answer and are repeated."""
         self.unavailable_since: float | None = None
         """Monotonic second since which the ledger has not answered, or None."""
         self.trouble: str | None = None
@@ -146,8 +153,7 @@ class Committer:
                 batch = await self._next()
             if not batch:
                 continue
-            ending = sum(entry.ends_run for entry in batch)
-            self._under_way.append(under_way := UnderWay(self._system.monotonic(), ending))
+            self._under_way.append(under_way := UnderWay(self._system.monotonic(), batch))
             try:
                 await self._commit(batch)
             finally:
@@ -184,8 +190,8 @@ class Committer:
             batch.append(entry)
         if self._pending:
             self._woken.set()
-        ending += sum(each.ending for each in self._under_way)
-        batch.extend(self._claims(ending))
+        elsewhere = sum(each.ending for each in self._under_way)
+        batch.extend(self._claims(ending, elsewhere))
         return batch
 
     def _ending_max(self) -> int:
@@ -234,22 +240,27 @@ class Committer:
             try:
                 outcomes = await self._ledger.commit(requests, command_id=command_id)
             except LedgerUnavailable as unavailable:
-                self._note_unavailable(unavailable)
+                self._note_unavailable(command_id, unavailable)
                 pause = REPEAT_SECONDS[min(repeats, len(REPEAT_SECONDS) - 1)]
                 repeats += 1
                 await self._system.sleep(pause)
+            except Exception:
+                self._unsettled.discard(command_id)
+                raise
             else:
-                self._note_available()
+                self._note_answer(command_id)
                 return outcomes
 
-    def _note_unavailable(self, unavailable: LedgerUnavailable) -> None:
+    def _note_unavailable(self, command_id: str, unavailable: LedgerUnavailable) -> None:
         self.trouble = str(unavailable)
+        self._unsettled.add(command_id)
         if self.unavailable_since is None:
             self.unavailable_since = self._system.monotonic()
             logger.warning("the ledger is unavailable, repeating: %s", unavailable)
 
-    def _note_available(self) -> None:
-        if self.unavailable_since is not None:
+    def _note_answer(self, command_id: str) -> None:
+        self._unsettled.discard(command_id)
+        if self.unavailable_since is not None and not self._unsettled:
             seconds = self._system.monotonic() - self.unavailable_since
             logger.warning("the ledger is available again after %.1f s", seconds)
             self.unavailable_since = self.trouble = None

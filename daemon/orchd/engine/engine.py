@@ -127,7 +127,7 @@ class Engine:
             lease_seconds=settings.worker.lease_seconds,
             offer=self.offer,
             is_running=lambda state: (state.id, state.token or 0) in self._runs,
-            is_claiming=lambda: self._claimer.busy,
+            claims=self._claimer,
         )
         self._watch = LedgerWatch(self, interval_seconds=WATCH_SECONDS)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Sequence
+from typing import Protocol
 
 from orchd.engine.clock import LedgerClock
 from orchd.engine.lease import LeaseKeeper
@@ -35,6 +36,15 @@ VERY_SILENT_LOOKS = 7
 have been turned back."""
 
 
+class Claims(Protocol):
+    """What recovery asks of the claimer."""
+
+    begun: int
+
+    @property
+    def answered(self) -> int: ...
+
+
 class Recovery(Service):
     """Looks for workers that are dead; any daemon does it for all of them.
 
@@ -61,7 +71,7 @@ class Recovery(Service):
         lease_seconds: float,
         offer: Callable[[Request], asyncio.Future[Outcome]],
         is_running: Callable[[TaskState], bool],
-        is_claiming: Callable[[], bool],
+        claims: Claims,
     ) -> None:
         super().__init__(system, interval_seconds)
         self._ledger = ledger
@@ -70,11 +80,13 @@ class Recovery(Service):
         self._lease_seconds = lease_seconds
         self._offer = offer
         self._is_running = is_running
-        self._is_claiming = is_claiming
+        self._claims = claims
         self._signs: dict[str, tuple[int, int]] = {}
         """Worker -> its last renewal, and how many looks in a row have found that one."""
-        self._suspects: frozenset[tuple[str, int | None]] = frozenset()
-        """Tasks and tokens that the last look found held here and not running."""
+        self._suspects: dict[tuple[str, int | None], int] = {}
+        """Tasks and tokens that the last look found held here and not running, with the
+        number of the last claim that was under way when a look first found them; 0 when
+        all of those have been answered."""
         self._identity = system.identity()
 
     async def tick(self) -> None:
@@ -95,13 +107,17 @@ class Recovery(Service):
             await self._release(own, lost, f"worker {own} lost its run")
 
     def _lost_runs(self, held: Sequence[TaskState]) -> list[TaskState]:
-        # A claim on its way is held on disk before it runs here; hence two looks.
-        lost = [] if self._is_claiming() else [s for s in held if not self._is_running(s)]
-        confirmed = [state for state in lost if (state.id, state.token) in self._suspects]
-        self._suspects = frozenset((state.id, state.token) for state in lost)
-        for state in confirmed:
+        # A claim on its way is held on disk before it runs here. So a task is suspect until
+        # the claims of that time have been answered. It may have run and ended by then, for
+        # what was read is old when it is looked at; the next look tells.
+        missing = {(s.id, s.token): s for s in held if not self._is_running(s)}
+        before, answered = self._suspects, self._claims.answered
+        marks = {key: before.get(key, self._claims.begun) for key in missing}
+        self._suspects = {k: 0 if m <= answered else m for k, m in marks.items()}
+        lost = [state for key, state in missing.items() if before.get(key) == 0]
+        for state in lost:
             logger.error("run %d of task %s was lost here; released", state.runs, state.id)
-        return confirmed
+        return lost
 
     async def _is_fenced(self, worker: WorkerView) -> bool:
         if worker.fenced:

@@ -2,11 +2,12 @@
 
 One commit is one transaction. Each request in it has its own outcome, and a request that
 loses (its task moved meanwhile, its key is taken) never spoils the others. A ledger is
-used from one event loop; `commit` is called by one committer, one call at a time.
+used from one event loop; `commit` is called by one committer, with at most `commits_max`
+calls under way.
 
 When `commit` raises `LedgerUnavailable` the caller repeats the *identical* requests with
-the same `command_id` before any others; a ledger that finds the command in its log answers
-from there.
+the same `command_id` before any others in their place; a ledger that finds the command in
+its log answers from there.
 """
 
 from __future__ import annotations

@@ -95,6 +95,9 @@ class SQLLedger:
         self._news = NewsHub(store)
         self._committing = threading.local()
         store.when_sent(self._note_sent)
+        self._commits = self._lease_calls = 0
+        """How many of each are under way."""
+        self._call_ended = asyncio.Event()
         self._closed = False
 
     # --- the life of the ledger -------------------------------------------------------
@@ -177,6 +180,19 @@ class SQLLedger:
     async def commit(
         self, requests: Sequence[Request], *, command_id: str
     ) -> list[Outcome]:
+        while self._commits and self._lease_calls:
+            # A claim shares the row of its worker's lease. If one followed on the other
+            # before that has ended, again and again, a renewal would never get the row.
+            self._call_ended.clear()
+            await self._call_ended.wait()
+        self._commits += 1
+        try:
+            return await self._send(requests, command_id)
+        finally:
+            self._commits -= 1
+            self._call_ended.set()
+
+    async def _send(self, requests: Sequence[Request], command_id: str) -> list[Outcome]:
         self._loop = asyncio.get_running_loop()
         handed_over = threading.Event()
         call = self._begin(self._writing, self._commit, requests, command_id, handed_over)
@@ -308,32 +324,40 @@ class SQLLedger:
 
     # --- leases -----------------------------------------------------------------------
 
+    async def _lease(
+        self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs
+    ) -> T:
+        self._lease_calls += 1
+        try:
+            return await self._in(self._leasing, function, *args, **kwargs)
+        finally:
+            self._lease_calls -= 1
+            self._call_ended.set()
+
     async def register_worker(self, worker: WorkerView, lease_seconds: float) -> None:
-        await self._in(self._leasing, self._leases.register, worker, lease_seconds)
+        await self._lease(self._leases.register, worker, lease_seconds)
 
     async def advertise_worker(
         self, worker_id: str, executors: tuple[str, ...], verifiers: tuple[str, ...]
     ) -> bool:
-        return await self._in(
-            self._leasing, self._leases.advertise, worker_id, executors, verifiers
-        )
+        return await self._lease(self._leases.advertise, worker_id, executors, verifiers)
 
     async def renew_worker(self, worker_id: str, lease_seconds: float) -> bool:
-        return await self._in(self._leasing, self._leases.renew, worker_id, lease_seconds)
+        return await self._lease(self._leases.renew, worker_id, lease_seconds)
 
     async def retire_worker(self, worker_id: str) -> None:
-        await self._in(self._leasing, self._leases.retire, worker_id)
+        await self._lease(self._leases.retire, worker_id)
+
+    async def fence_worker(self, worker_id: str, *, only_if_expired: bool) -> bool:
+        return await self._lease(
+            self._leases.fence, worker_id, only_if_expired=only_if_expired
+        )
 
     async def workers(self) -> list[WorkerView]:
         return await self._read(self._reads.workers)
 
     async def census(self, worker_id: str, *, limit: int) -> Census:
         return await self._read(self._reads.census, worker_id, limit)
-
-    async def fence_worker(self, worker_id: str, *, only_if_expired: bool) -> bool:
-        return await self._in(
-            self._leasing, self._leases.fence, worker_id, only_if_expired=only_if_expired
-        )
 
     # --- news -------------------------------------------------------------------------
 
