@@ -41,6 +41,7 @@ class Run:
 
     __slots__ = (
         "claimed",
+        "committing",
         "context",
         "ended",
         "executor",
@@ -84,6 +85,8 @@ class Run:
         self.unstorable: str | None = None
         """Why its result was rejected, if it was; what rests on it cannot be recorded."""
         self.ended = False
+        self.committing = 0
+        """How many of its reports, of progress or of its end, are on their way."""
         self.pending_reports = 0
         """How many reports of its end are on their way; while any is, it has a slot."""
 
@@ -98,12 +101,15 @@ class Run:
         return (self.context.task_id, self.context.token)
 
     def stop(self, reason: Stop) -> bool:
-        """Ask the run to end; False when it has ended or is being stopped already."""
+        """Ask the run to end; False when it has ended or is being stopped already.
+
+        What it reports is not broken off; it looks for the reason afterwards.
+        """
         if self.ended or self.stop_reason is not None or self.task is None:
             return False
         self.stop_reason = reason
         self.stops += 1
-        if self.started:
+        if self.started and not self.committing:
             self.task.cancel()
         return True
 

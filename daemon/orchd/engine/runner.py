@@ -305,7 +305,13 @@ class Runner:
         if ends_run:
             # Before the run hears of it, so that the next commit can fill its slot.
             future.add_done_callback(lambda done: self._release(run, done))
-        return await _undisturbed(run, future)
+        # A stop that arrives now waits for the commit: what has happened must reach the
+        # disk. Only the end of the whole process breaks this off.
+        run.committing += 1
+        try:
+            return await future
+        finally:
+            run.committing -= 1
 
     def _release(self, run: Run, done: asyncio.Future[Outcome]) -> None:
         if done.cancelled() or done.exception() is not None:
@@ -320,16 +326,3 @@ def _forget_timeout(run: Run) -> None:
     task = asyncio.current_task()
     if run.take_timeout() and task is not None:
         task.uncancel()
-
-
-async def _undisturbed(run: Run, future: asyncio.Future[Outcome]) -> Outcome:
-    # A stop that arrives while a commit is on its way waits for the commit: what has
-    # happened must reach the disk. Only the end of the whole process breaks this off.
-    while True:
-        try:
-            return await asyncio.shield(future)
-        except asyncio.CancelledError:
-            task = asyncio.current_task()
-            if future.cancelled() or run.stop_reason is None or task is None:
-                raise
-            task.uncancel()
