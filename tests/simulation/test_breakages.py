@@ -47,19 +47,17 @@ def command_ids_are_ignored(patch: pytest.MonkeyPatch) -> None:
 
 
 def submissions_are_acknowledged_before_their_commit(patch: pytest.MonkeyPatch) -> None:
-    offer = Committer.offer
+    add = Committer._add
 
-    def early(
-        self: Committer, request: Any, *, ends_run: bool = False
-    ) -> asyncio.Future[Outcome]:
-        future = offer(self, request, ends_run=ends_run)
+    def early(self: Committer, request: Any, **how: bool) -> asyncio.Future[Outcome]:
+        future = add(self, request, **how)
         if isinstance(request, SubmitTask):
             meta = e.EventMeta(schema=1, at=request.command.now)
             stamped = Stamped(request.task_id, 1, request.command.submitted, meta)
             future.set_result(Submitted(state=evolve(None, stamped), created=True))
         return future
 
-    patch.setattr(Committer, "offer", early)
+    patch.setattr(Committer, "_add", early)
 
 
 def a_repeated_batch_gets_a_new_command_id(patch: pytest.MonkeyPatch) -> None:
@@ -150,9 +148,9 @@ def any_crash_dead_letters(patch: pytest.MonkeyPatch) -> None:
 def others_run_beside_a_task_alone(patch: pytest.MonkeyPatch) -> None:
     claims = Claimer.claims
 
-    def careless(self: Claimer, ending: int) -> Any:
+    def careless(self: Claimer, ending: int, elsewhere: int = 0) -> Any:
         self._alone_running = False
-        return claims(self, ending)
+        return claims(self, ending, elsewhere)
 
     patch.setattr(Claimer, "claims", careless)
 

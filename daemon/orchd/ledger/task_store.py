@@ -139,8 +139,7 @@ class TaskStoreLedger:
         memory: kept by the caller from one ledger to the next on the same store.
     """
 
-    durable = False
-    commits_max = 1
+    durable, commits_max = False, 1
     sole_writer = True
 
     def __init__(
