@@ -93,6 +93,8 @@ class Backend(Protocol):
 
     placeholder: str
     """How the driver marks a parameter: `?` or `%s`."""
+    appends_max: int
+    """How many appends may be under way at once; further ones wait."""
     on_sent: Callable[[], None]
     """Called by the thread that appends when all of a batch is on its way to a server."""
 

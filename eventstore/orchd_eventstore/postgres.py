@@ -46,8 +46,6 @@ SESSION = {
     "jit": "off",
 }
 """Settings of every session: durable, and unable to hold the others up for long."""
-WRITERS_MAX = 2
-"""Connections that append. The second one is made when two callers append at once."""
 WRITER = {"plan_cache_mode": "force_generic_plan"}
 """Settings of the session that appends. It is handed JSON, of which no plan can know more
 than the last one did, and planning each time anew took a fifth of a small commit."""
@@ -65,6 +63,7 @@ class PostgresBackend:
     """One PostgreSQL database."""
 
     placeholder = "%s"
+    appends_max = 2
 
     def __init__(self, url: str, projections: Projections, *, readers: int = 4) -> None:
         self.on_sent: Callable[[], None] = lambda: None
@@ -75,8 +74,8 @@ class PostgresBackend:
         self._writers = Pool(
             self._connect_writer,
             _require_open,
-            kept=WRITERS_MAX,
-            most=WRITERS_MAX,
+            kept=self.appends_max,
+            most=self.appends_max,
             purpose="writing",
         )
         self._listener = Listener(self._connect)
@@ -88,11 +87,11 @@ class PostgresBackend:
         options = self._parameters | {"options": f"{theirs} {ours}".strip()}
         return PatientConnection.connect(**options, autocommit=True)
 
-    def _connect_writer(self) -> Writer:
-        return Writer(self._connect(SESSION | WRITER))
+    def _connect_writer(self) -> PipelinedConnection:
+        return PipelinedConnection(self._connect(SESSION | WRITER))
 
     @contextmanager
-    def _writer(self) -> Iterator[Writer]:
+    def _writer(self) -> Iterator[PipelinedConnection]:
         """Lend a connection that writes; a broken one is replaced."""
         with translated(), self._writers.lend() as writer:
             yield writer
@@ -221,7 +220,7 @@ class PostgresBackend:
         self._readers.close()
 
 
-class Writer:
+class PipelinedConnection:
     """A connection that appends, in the driver's pipeline mode.
 
     Leaving a pipeline costs a round trip, so it is never left.
@@ -239,7 +238,7 @@ class Writer:
             self._open.close()
 
 
-def _require_open(writer: Writer) -> None:
+def _require_open(writer: PipelinedConnection) -> None:
     if writer.connection.closed or writer.connection.broken:
         raise psycopg.OperationalError("the connection is closed")
 

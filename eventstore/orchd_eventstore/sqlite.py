@@ -55,6 +55,7 @@ class SqliteBackend:
     """One SQLite file."""
 
     placeholder = "?"
+    appends_max = 1
 
     def __init__(
         self,

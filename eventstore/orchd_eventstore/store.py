@@ -151,6 +151,8 @@ class EventStore:
         self._backend = backend
         self.projections = {projection.name: projection for projection in projections}
         self.placeholder = backend.placeholder
+        self.appends_max = backend.appends_max
+        """How many appends may be under way at once: 1 where this process writes itself."""
 
     @classmethod
     def open(

@@ -148,7 +148,7 @@ def any_crash_dead_letters(patch: pytest.MonkeyPatch) -> None:
 def others_run_beside_a_task_alone(patch: pytest.MonkeyPatch) -> None:
     claims = Claimer.claims
 
-    def careless(self: Claimer, ending: int, elsewhere: int = 0) -> Any:
+    def careless(self: Claimer, ending: int, elsewhere: int) -> Any:
         self._alone_running = False
         return claims(self, ending, elsewhere)
 

@@ -86,7 +86,7 @@ class Claimer:
         if not self._is_sated:
             self.wake()
 
-    def claims(self, ending: int, elsewhere: int = 0) -> list[Entry]:
+    def claims(self, ending: int, elsewhere: int) -> list[Entry]:
         """Return the claims to add to a commit.
 
         Args:

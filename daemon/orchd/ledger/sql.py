@@ -38,10 +38,6 @@ from orchd.tasks.state import TaskState
 from orchd_eventstore import EventStore, StoreUnavailable
 
 READER_THREADS = 4
-COMMITS_MAX = 2
-"""Commits under way at once on PostgreSQL: while the server carries one out, the next is
-put together and sent, and the server need not wait for it. On SQLite the work is done
-here, by one writer."""
 LARGE_REQUESTS = 16
 """From how many requests on a commit is handed over before anything else is done."""
 HAND_OVER_SECONDS = 0.05
@@ -76,7 +72,9 @@ class SQLLedger:
         self.store = store
         self.dialect = dialect
         self.sole_writer = not dialect.is_postgresql
-        self.commits_max = COMMITS_MAX if dialect.is_postgresql else 1
+        # While a server carries one out, the next is put together and sent, and the server
+        # need not wait for it.
+        self.commits_max = store.appends_max
         self._lock = lock
         self._reads = Reads(store, dialect)
         self._leases = Leases(dialect, self._execute, store.now)

@@ -13,6 +13,7 @@ import pytest
 
 from orchd.config.settings import QueueSettings
 from orchd.engine.committer import BATCH_REQUESTS_MAX, WAVE_MIN
+from orchd.engine.run import Stop
 from orchd.executors.port import ExecutorAnswer, RunContext, Success
 from orchd.ledger.port import (
     ActOnTask,
@@ -25,7 +26,14 @@ from orchd.ledger.port import (
 )
 from orchd.ledger.sql import HAND_OVER_SECONDS, LARGE_REQUESTS, SQLLedger
 from orchd.queues import serves
-from support.engines import Harness, ScriptedExecutor, settings_for, until
+from orchd.tasks.commands import RecordResult
+from support.engines import (
+    Harness,
+    ScriptedExecutor,
+    ScriptedVerifier,
+    settings_for,
+    until,
+)
 from support.eventstores import connected
 
 
@@ -90,6 +98,29 @@ async def test_a_batch_without_an_answer_is_repeated_as_it_was(harness: Harness)
     assert commands[3] != commands[0]
     assert all(requests == courier.sent[0][1] for _, requests in courier.sent[:3])
     assert await harness.event_types("a") == ["submitted"]
+
+
+async def test_a_stop_waits_for_the_report_that_is_on_its_way(sqlite_url: str) -> None:
+    """The result is on disk, and the run says itself that it was stopped."""
+    harness = await Harness.open(sqlite_url, [ScriptedExecutor()], [ScriptedVerifier()])
+    engine, commit = harness.engine, harness.ledger.commit
+
+    async def stop_meanwhile(
+        requests: Sequence[Request], *, command_id: str
+    ) -> list[Outcome]:
+        if any(isinstance(getattr(r, "command", 0), RecordResult) for r in requests):
+            for run in engine.runs():
+                engine.stop_run(run, Stop.DRAIN)
+            await asyncio.sleep(0.05)
+            engine.pause_claims()
+        return await commit(requests, command_id=command_id)
+
+    harness.ledger.commit = stop_meanwhile  # type: ignore[method-assign]  # a fault
+    await harness.submit("a", verifiers=("judge",))
+    await until(lambda: engine.running == 0 and engine.committer.idle)
+    types = ["submitted", "started", "executed", "released"]
+    assert await harness.event_types("a") == types
+    await harness.close()
 
 
 async def test_what_is_submitted_starts_in_the_commit_that_makes_it_durable(
@@ -224,6 +255,7 @@ async def test_many_requests_do_not_wait_for_the_commit_under_way(
         await asyncio.sleep(0.2)
         sent.append(len(courier.sent))
     assert sent == [1, 1, 2, 2]
+    assert harness.engine.committer.waiting_seconds > 0.7, "the older one counts"
     assert [len(requests) for _, requests in courier.sent] == [1, WAVE_MIN]
     courier.may_go.set()
     for outcomes in await asyncio.gather(*waiting):

@@ -13,7 +13,14 @@ from orchd.breakers import BreakerState, Position
 from orchd.engine.committer import Entry
 from orchd.engine.recovery import Recovery
 from orchd.executors.port import ExecutorAnswer, RunContext, Success
-from orchd.ledger.port import ActOnTask, BreakerActed, ClaimTasks, Outcome, Request
+from orchd.ledger.port import (
+    ActOnTask,
+    BreakerActed,
+    ClaimTasks,
+    LedgerUnavailable,
+    Outcome,
+    Request,
+)
 from support.engines import Harness, ScriptedExecutor, settings_for, until
 from support.eventstores import connected
 
@@ -142,6 +149,30 @@ class Claims:
 
     begun = 7
     answered = 6
+
+
+async def test_an_answer_to_one_commit_ends_no_trouble_of_the_other(site: Site) -> None:
+    committer, commit = site.harness.engine.committer, site.harness.ledger.commit
+    is_down = asyncio.Event()
+    is_down.set()
+
+    async def lose_first(requests: Sequence[Request], *, command_id: str) -> list[Outcome]:
+        if is_down.is_set() and getattr(requests[0], "task_id", "") == "first":
+            raise LedgerUnavailable("the first is lost")
+        return await commit(requests, command_id=command_id)
+
+    await site.fill(0)
+    site.harness.ledger.commit = lose_first  # type: ignore[method-assign]  # a fault
+    first = asyncio.create_task(site.harness.submit("first"))
+    await until(lambda: committer.trouble is not None)
+    others = [site.harness.request(f"o{number}") for number in range(3)]
+    await site.harness.engine.requests(others)
+    assert committer.trouble == "the first is lost"
+    assert committer.unavailable_since is not None
+    is_down.clear()
+    await first
+    await until(lambda: committer.trouble is None)
+    await until(lambda: committer.unavailable_since is None)
 
 
 async def test_a_lost_run_is_found_although_claims_never_pause(site: Site) -> None:
