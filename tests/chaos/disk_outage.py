@@ -34,6 +34,9 @@ LEASE_SECONDS = 3
 NOTICE_SECONDS = 30.0
 RESUME_SECONDS = 10.0
 PAUSE_SECONDS = 0.2
+LOAD_PAUSE_SECONDS = 0.05
+LONG_PAUSE_SECONDS = 0.5
+"""Between submissions that go on for minutes: what is finished stays on the small disk."""
 LINES_MAX = 20
 """Lines in the log of a daemon whose disk fails, beside two a second."""
 TOML = f"""
@@ -49,10 +52,11 @@ NO_ROOM = functools.partial(FailingCalls, "pwrite64", "ENOSPC")
 
 
 class Load:
-    """Hands in small tasks without a pause until it is told to stop."""
+    """Hands in small tasks, with short pauses, until it is told to stop."""
 
-    def __init__(self, job: Job) -> None:
+    def __init__(self, job: Job, pause_seconds: float = LOAD_PAUSE_SECONDS) -> None:
         self._job = job
+        self._pause_seconds = pause_seconds
         self._stopped = threading.Event()
         self._failures: list[BaseException] = []
 
@@ -76,7 +80,7 @@ class Load:
             while not self._stopped.is_set():
                 self._job.submit(healthy(20, seconds=0.01, prefix=f"load{number:04}-"))
                 number += 1
-                time.sleep(0.05)
+                time.sleep(self._pause_seconds)
             self._job.close()
         except BaseException as error:
             self._failures.append(error)
@@ -202,7 +206,7 @@ def killed(there: Fleet) -> None:
     """Single syncs fail at several points, and the daemon is killed again and again."""
     chance = random.Random(1)
     job = Job(there)
-    with Load(job).in_background():
+    with Load(job, LONG_PAUSE_SECONDS).in_background():
         for number in range(KILLS):
             fault = FailingCalls("fsync,fdatasync", "EIO", f"{2 + number}+{3 + number}")
             daemon = there.start()[0]

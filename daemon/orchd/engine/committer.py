@@ -13,7 +13,7 @@ import logging
 from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 from orchd.engine.news import Newsroom
 from orchd.ledger.port import Ledger, LedgerUnavailable, Outcome, Request
@@ -32,11 +32,27 @@ REPEAT_SECONDS = (0.05, 0.1, 0.2, 0.5, 1.0)
 """Pauses between repetitions of a batch; the last one holds for all later ones."""
 
 
+class Reply(Protocol):
+    """Who is told what came of a request, once it is durable. A future is one."""
+
+    def done(self) -> bool:
+        """Tell whether it has been told, or does not want to be any more."""
+
+    def set_result(self, outcome: Outcome, /) -> None:
+        """Hear the outcome."""
+
+    def set_exception(self, error: BaseException, /) -> None:
+        """Hear that the request could not be carried out."""
+
+    def cancel(self) -> object:
+        """Hear that nobody carries it out any more."""
+
+
 class Entry(NamedTuple):
     """A request on its way, and who waits for it."""
 
     request: Request
-    future: asyncio.Future[Outcome]
+    reply: Reply
     ends_run: bool = False
     goes_along: bool = False
     """Whether it shares a commit with the one before it."""
@@ -52,7 +68,7 @@ class UnderWay(NamedTuple):
     @property
     def ending(self) -> int:
         """How many runs end in it; a batch that is carried out in parts is answered so."""
-        return sum(entry.ends_run and not entry.future.done() for entry in self.batch)
+        return sum(entry.ends_run and not entry.reply.done() for entry in self.batch)
 
 
 ClaimSource = Callable[[int, int], Sequence[Entry]]
@@ -122,15 +138,22 @@ class Committer:
             with suppress(asyncio.CancelledError):
                 await task
         while self._pending:
-            self._pending.popleft().future.cancel()
+            self._pending.popleft().reply.cancel()
 
     def wake(self) -> None:
         """Gather a batch soon: there may be something to claim."""
         self._woken.set()
 
-    def offer(self, request: Request, *, ends_run: bool = False) -> asyncio.Future[Outcome]:
+    def offer(self, request: Request) -> asyncio.Future[Outcome]:
         """Queue a request; the future resolves when its outcome is durable."""
-        return self._add(request, ends_run=ends_run)
+        return self._add(request)
+
+    def report(self, request: Request, reply: Reply, *, ends_run: bool) -> None:
+        """Queue a request for somebody who does not wait.
+
+        `reply` is called as soon as the commit has been answered, and must not raise.
+        """
+        self._queue(Entry(request, reply, ends_run=ends_run))
 
     def offer_together(self, requests: Sequence[Request]) -> list[asyncio.Future[Outcome]]:
         """Queue requests that go into one commit."""
@@ -141,11 +164,14 @@ class Committer:
 
     def _add(self, request: Request, **how: bool) -> asyncio.Future[Outcome]:
         future: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
-        self._pending.append(Entry(request, future, **how))
+        self._queue(Entry(request, future, **how))
+        return future
+
+    def _queue(self, entry: Entry) -> None:
+        self._pending.append(entry)
         self._woken.set()
         if len(self._pending) == self.wave_min:
             self._has_room.set()
-        return future
 
     async def _loop(self) -> None:
         while True:
@@ -206,7 +232,7 @@ class Committer:
             await self._commit_or_split(batch)
         except asyncio.CancelledError:
             for entry in batch:
-                entry.future.cancel()
+                entry.reply.cancel()
             raise
 
     async def _commit_or_split(self, batch: list[Entry]) -> None:
@@ -220,8 +246,8 @@ class Committer:
             return
         seconds = self._system.monotonic() - started
         for entry, outcome in zip(batch, outcomes, strict=True):
-            if not entry.future.done():
-                entry.future.set_result(outcome)
+            if not entry.reply.done():
+                entry.reply.set_result(outcome)
         self._newsroom.committed(requests, outcomes, seconds)
 
     async def _fail(self, batch: list[Entry], error: Exception) -> None:
@@ -231,8 +257,8 @@ class Committer:
             middle = len(batch) // 2
             await self._commit(batch[:middle])
             await self._commit(batch[middle:])
-        elif not batch[0].future.done():
-            batch[0].future.set_exception(error)
+        elif not batch[0].reply.done():
+            batch[0].reply.set_exception(error)
 
     async def _repeat(self, requests: list[Request], command_id: str) -> list[Outcome]:
         repeats = 0

@@ -11,7 +11,7 @@ from orchd.config.settings import Settings
 from orchd.engine.breakers import BreakerWatch
 from orchd.engine.claims import Claimer
 from orchd.engine.clock import LedgerClock
-from orchd.engine.committer import Committer
+from orchd.engine.committer import Committer, Reply
 from orchd.engine.deadlines import Deadlines
 from orchd.engine.lease import LeaseKeeper
 from orchd.engine.listening import Listener
@@ -289,9 +289,13 @@ class Engine:
 
     # --- requests ---------------------------------------------------------------------
 
-    def offer(self, request: Request, *, ends_run: bool = False) -> asyncio.Future[Outcome]:
+    def offer(self, request: Request) -> asyncio.Future[Outcome]:
         """Queue a request; the future resolves when its outcome is durable."""
-        return self.committer.offer(request, ends_run=ends_run)
+        return self.committer.offer(request)
+
+    def report(self, request: Request, reply: Reply, *, ends_run: bool) -> None:
+        """Queue a request whose outcome is told to `reply`."""
+        self.committer.report(request, reply, ends_run=ends_run)
 
     async def request(self, request: Request) -> Outcome:
         """Carry out one request; see `requests`."""

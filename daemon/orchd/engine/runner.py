@@ -12,9 +12,11 @@ from orchd.config.settings import RetrySettings, Settings
 from orchd.engine import endings
 from orchd.engine.breakers import BreakerWatch
 from orchd.engine.clock import LedgerClock
+from orchd.engine.committer import Reply
 from orchd.engine.deadlines import Deadline, Deadlines
 from orchd.engine.news import Newsroom
 from orchd.engine.observer import PhaseTiming
+from orchd.engine.report import Answer, EndReport
 from orchd.engine.run import RanOutOfTime, Run, Stop, Stopped, is_verification
 from orchd.engine.verification import Verification
 from orchd.executors.port import (
@@ -53,7 +55,9 @@ class Workshop(Protocol):
 
     def verifier(self, name: str) -> VerifierPort | None: ...
 
-    def offer(self, request: ActOnTask, *, ends_run: bool) -> asyncio.Future[Outcome]: ...
+    def offer(self, request: ActOnTask) -> asyncio.Future[Outcome]: ...
+
+    def report(self, request: ActOnTask, reply: Reply, *, ends_run: bool) -> None: ...
 
     def stop_run(self, run: Run, reason: Stop) -> None: ...
 
@@ -75,19 +79,19 @@ class Runner:
             else:
                 await self._execute(run)
         except Stopped:
-            await self.end(run, endings.stopped(run, self.workshop.clock.now()))
+            self.end(run, endings.stopped(run, self.workshop.clock.now()))
 
     async def _execute(self, run: Run) -> None:
         executor = run.executor
         if executor is None:
-            await self.end_missing(run, run.state.executor)
+            self.end_missing(run, run.state.executor)
             return
         answer = await self._answer(run, executor)
         self.workshop.breakers.heard(run.state.executor, answer)
         if isinstance(answer, Success):
             await Verification(self, run, answer).judge()
         else:
-            await self.end(run, self._command_of(run, answer))
+            self.end(run, self._command_of(run, answer))
 
     async def _answer(self, run: Run, executor: ExecutorPort) -> ExecutorAnswer:
         answer = await self.guarded(
@@ -229,13 +233,13 @@ class Runner:
         """
         if run.ended:
             return False
-        outcome = await self._offer(run, command, ends_run=False)
+        outcome = await self._recorded(run, command)
         if isinstance(outcome, Refusal) and outcome.code == "rejected":
             run.unstorable = outcome.detail
             # An end that is on its way may rest on what was rejected, or stand without it.
             if not run.pending_reports:
                 run.ended = True
-                await self._end_unstorable(run, outcome.detail)
+                self._end_unstorable(run, outcome.detail)
             return False
         if not isinstance(outcome, Acted) or outcome.state.token != run.token:
             run.ended = True
@@ -245,30 +249,49 @@ class Runner:
             raise Stopped
         return True
 
-    async def end(self, run: Run, command: TaskCommand) -> None:
-        """Record the end of the run, once."""
-        if run.ended:
-            return
-        run.ended = True
-        outcome = await self._report(run, command)
-        if isinstance(outcome, Refusal):
-            rejected = outcome.detail if outcome.code == "rejected" else run.unstorable
-            if rejected is not None:
-                await self._end_unstorable(run, rejected)
+    def end(self, run: Run, command: TaskCommand) -> None:
+        """Report the end of the run, once. Nothing has to wait until it is on disk."""
+        if not run.ended:
+            run.ended = True
+            self._report(run, command)
 
-    async def _end_unstorable(self, run: Run, reason: str) -> None:
+    def _report(self, run: Run, command: TaskCommand, *, is_last: bool = False) -> None:
+        # A second report frees no second slot.
+        ends_run = run.pending_reports == 0
+        run.pending_reports += 1
+        report = EndReport(run, is_last=is_last, heard=self._heard)
+        self.workshop.report(self._request(run, command), report, ends_run=ends_run)
+
+    def _heard(self, run: Run, answer: Answer, is_last: bool) -> None:
+        run.pending_reports -= 1
+        if isinstance(answer, Refusal) and not is_last:
+            rejected = answer.detail if answer.code == "rejected" else run.unstorable
+            if rejected is not None:
+                self._end_unstorable(run, rejected)
+                return
+        if isinstance(answer, BaseException):
+            logger.error(
+                "the end of run %d of task %s could not be recorded",
+                run.context.run,
+                run.state.id,
+                exc_info=answer,
+            )
+        if isinstance(answer, Acted) or not run.pending_reports:
+            self.workshop.release(run)
+
+    def _end_unstorable(self, run: Run, reason: str) -> None:
         # What the run had to say cannot be stored, so that is what is recorded instead.
         logger.error("the report of task %s was rejected: %s", run.state.id, reason)
         wait = self.backoff_seconds(self.retry_settings(run), run.state.attempts)
         now = self.workshop.clock.now()
         command = endings.unstorable(run, now, endings.error_text(reason), wait)
-        await self._report(run, command)
+        self._report(run, command, is_last=True)
 
-    async def end_missing(self, run: Run, name: str) -> None:
+    def end_missing(self, run: Run, name: str) -> None:
         """Give the task back because this worker lacks the executor or verifier `name`."""
         now = self.workshop.clock.now()
         until = now + endings.microseconds(MISSING_SECONDS)
-        await self.end(run, endings.missing(run, now, name, until))
+        self.end(run, endings.missing(run, now, name, until))
 
     async def leave_behind(self, run: Run) -> None:
         """End a run on behalf of a body that does not react to its cancellation."""
@@ -281,43 +304,26 @@ class Runner:
             # The next run has only to verify it.
             with suppress(Stopped):
                 await self.record(run, endings.recorded(run, now))
-        await self.end(run, ending)
+        self.end(run, ending)
 
-    async def _report(self, run: Run, command: TaskCommand) -> Outcome:
-        # A second report frees no second slot.
-        ends_run = run.pending_reports == 0
-        run.pending_reports += 1
-        try:
-            return await self._offer(run, command, ends_run=ends_run)
-        finally:
-            run.pending_reports -= 1
-
-    async def _offer(self, run: Run, command: TaskCommand, *, ends_run: bool) -> Outcome:
+    def _request(self, run: Run, command: TaskCommand) -> ActOnTask:
         origin = Origin(
             actor="worker",
             worker=self.workshop.worker_id,
             traceparent=run.context.traceparent,
         )
-        request = ActOnTask(
+        return ActOnTask(
             task_id=run.state.id, command=command, origin=origin, known=run.state
         )
-        future = self.workshop.offer(request, ends_run=ends_run)
-        if ends_run:
-            # Before the run hears of it, so that the next commit can fill its slot.
-            future.add_done_callback(lambda done: self._release(run, done))
+
+    async def _recorded(self, run: Run, command: TaskCommand) -> Outcome:
         # A stop that arrives now waits for the commit: what has happened must reach the
         # disk. Only the end of the whole process breaks this off.
         run.committing += 1
         try:
-            return await future
+            return await self.workshop.offer(self._request(run, command))
         finally:
             run.committing -= 1
-
-    def _release(self, run: Run, done: asyncio.Future[Outcome]) -> None:
-        if done.cancelled() or done.exception() is not None:
-            return
-        if isinstance(done.result(), Acted):
-            self.workshop.release(run)
 
 
 def _forget_timeout(run: Run) -> None:

@@ -62,7 +62,7 @@ class Verification:
 
     async def _judge_costly(self) -> None:
         if not self._costly:
-            await self._complete(None)
+            self._complete(None)
             return
         if self._run.output is not None and not await self._record_result():
             return
@@ -73,7 +73,7 @@ class Verification:
                 return
             verdict = endings.verdict_of(name, answer)
             if name == self._costly[-1]:
-                await self._complete(verdict)
+                self._complete(verdict)
             elif not await self._record_pass(verdict):
                 return
 
@@ -110,17 +110,17 @@ class Verification:
             verdict = endings.verdict_of(name, answer)
             wait = self._runner.backoff_seconds(retry, run.state.attempts)
             command = endings.refused(run, now, verdict, wait, run.output)
-            await self._runner.end(run, command)
+            self._runner.end(run, command)
         elif isinstance(answer, Broken):
             wait = self._runner.backoff_seconds(retry, run.state.verify_errors + 1)
             limit = retry.max_verify_errors
             unverified = endings.unverified(run, now, answer, wait, limit, run.output)
-            await self._runner.end(run, unverified)
+            self._runner.end(run, unverified)
 
     async def _end_missing(self, name: str) -> None:
         if self._run.output is not None and not await self._record_result():
             return
-        await self._runner.end_missing(self._run, name)
+        self._runner.end_missing(self._run, name)
 
     async def _record_result(self) -> bool:
         now = self._runner.workshop.clock.now()
@@ -134,7 +134,7 @@ class Verification:
         )
         return bool(await self._runner.record(run, command))
 
-    async def _complete(self, verdict: c.Verdict | None) -> None:
+    def _complete(self, verdict: c.Verdict | None) -> None:
         run, now = self._run, self._runner.workshop.clock.now()
         command = c.Complete(
             now=now,
@@ -144,7 +144,7 @@ class Verification:
             verdict=verdict,
             verifiers=tuple(self._inline),
         )
-        await self._runner.end(run, command)
+        self._runner.end(run, command)
 
 
 def _is_inline(verifier: Any, success: Success) -> bool:

@@ -5,18 +5,18 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Sequence
-
-from prometheus_client import CollectorRegistry
-from prometheus_client.exposition import choose_encoder
+from typing import TYPE_CHECKING, Any
 
 from orchd.engine.observer import CommitTiming, Observer, PhaseTiming, TaskNews
 from orchd.ledger.port import Ledger
 from orchd.system import MICROSECONDS_PER_SECOND, System
 from orchd.tasks import events as e
-from orchd.tasks.state import TaskState
 from orchd_ops.metrics.families import ProcessFamilies
-from orchd_ops.metrics.readings import DatabaseFamilies, Reading, read
+from orchd_ops.metrics.readings import Reading, read
 from orchd_ops.metrics.usage import Usage, usage_of
+
+if TYPE_CHECKING:
+    from orchd_ops.metrics.page import Page
 
 logger = logging.getLogger(__name__)
 
@@ -63,16 +63,9 @@ class Metrics(Observer):
         self._task: asyncio.Task[None] | None = None
         self._expired = False
         self._models: set[str] = set()
-        self.registry = CollectorRegistry()
-        self._families = ProcessFamilies(self.registry, release)
-        self.registry.register(
-            DatabaseFamilies(
-                last=lambda: self._reading,
-                age_seconds=self._age_seconds,
-                slots=lambda: self._slots(),
-                executors=lambda: self._executors,
-            )
-        )
+        self._release = release
+        self._families = ProcessFamilies()
+        self._page: Page | None = None
 
     def set_slots(self, slots: Callable[[], tuple[int, int]]) -> None:
         """Show (used, all) run slots as `slots` returns them."""
@@ -87,12 +80,22 @@ class Metrics(Observer):
         `orchd_log_reading_age_seconds` tells how old they are.
         """
         await self._refresh()
-        try:
-            encode, content_type = choose_encoder(accept)
-        except (TypeError, ValueError):
-            # A version that is no number. The plain format is for everybody.
-            encode, content_type = choose_encoder("")
-        return content_type, encode(self.registry)
+        if self._page is None:
+            # In a thread, because of all that has to be imported for it.
+            self._page = await asyncio.to_thread(self._open_page)
+        return self._page.write(accept)
+
+    def _open_page(self) -> Page:
+        from orchd_ops.metrics.database import DatabaseFamilies
+        from orchd_ops.metrics.page import Page
+
+        database = DatabaseFamilies(
+            last=lambda: self._reading,
+            age_seconds=self._age_seconds,
+            slots=lambda: self._slots(),
+            executors=lambda: self._executors,
+        )
+        return Page(self._families, database, self._release)
 
     def forget_reading(self) -> None:
         """Look at the database again at the next scrape, however soon it comes."""
@@ -125,31 +128,37 @@ class Metrics(Observer):
     def task_moved(self, news: TaskNews) -> None:
         """Count what happened to a task."""
         for event in news.events:
-            self._count(news, event)
+            kind = type(event)
+            outcome = OUTCOMES.get(kind)
+            if outcome is not None:
+                task = news.after
+                self._families.finished.add((task.queue, task.executor, outcome))
+            count = _COUNTED.get(kind)
+            if count is not None:
+                count(self, news, event)
 
-    def _count(self, news: TaskNews, event: e.TaskEvent) -> None:
-        task, families = news.after, self._families
-        outcome = OUTCOMES.get(type(event))
-        if outcome is not None:
-            families.finished.labels(task.queue, task.executor, outcome).inc()
-        if isinstance(event, e.TaskSubmitted):
-            families.submitted.labels(task.queue).inc()
-        elif isinstance(event, e.TaskStarted):
-            families.started.labels(task.queue, task.executor).inc()
-            self._observe_wait(news.before, task)
-        elif isinstance(event, e.TaskRetried):
-            families.retries.labels(task.queue, task.executor, event.error_class).inc()
-        elif isinstance(event, e.TaskLateResultRejected):
-            families.late_results.labels().inc()
-        elif isinstance(event, e.TaskExecuted | e.TaskCompleted):
-            self.count_usage(usage_of(event.result_metadata))
+    def _submitted(self, news: TaskNews, event: e.TaskSubmitted) -> None:
+        self._families.submitted.add((news.after.queue,))
 
-    def _observe_wait(self, before: TaskState | None, after: TaskState) -> None:
+    def _started(self, news: TaskNews, event: e.TaskStarted) -> None:
+        before, after = news.before, news.after
+        self._families.started.add((after.queue, after.executor))
         if before is None or after.started_at is None:
             return
         ready_at = max(before.updated_at, before.run_at, before.waiting_until or 0)
         seconds = max(0, after.started_at - ready_at) / MICROSECONDS_PER_SECOND
-        self._families.wait_seconds.labels(after.queue).observe(seconds)
+        self._families.wait_seconds.observe(seconds, (after.queue,))
+
+    def _retried(self, news: TaskNews, event: e.TaskRetried) -> None:
+        task = news.after
+        self._families.retries.add((task.queue, task.executor, event.error_class))
+
+    def _executed(self, news: TaskNews, event: e.TaskExecuted | e.TaskCompleted) -> None:
+        if event.result_metadata is not None:
+            self.count_usage(usage_of(event.result_metadata))
+
+    def _rejected(self, news: TaskNews, event: e.TaskLateResultRejected) -> None:
+        self._families.late_results.add()
 
     def count_usage(self, usage: Usage | None) -> None:
         """Count the cost of a recorded result."""
@@ -160,26 +169,36 @@ class Metrics(Observer):
             model = "other"
         self._models.add(model)
         for kind, tokens in usage.tokens.items():
-            self._families.llm_tokens.labels(model, kind).inc(tokens)
+            self._families.llm_tokens.add((model, kind), tokens)
         if usage.cost_usd is not None:
-            self._families.llm_cost.labels(model).inc(usage.cost_usd)
+            self._families.llm_cost.add((model,), usage.cost_usd)
 
     def phase_ended(self, timing: PhaseTiming) -> None:
         """Observe how long an execution or a verification took."""
+        families = self._families
         if timing.phase == "execute":
-            series = self._families.execution_seconds.labels(
-                timing.context.queue, timing.executor
-            )
+            labels = (timing.context.queue, timing.executor)
+            families.execution_seconds.observe(timing.seconds, labels)
         else:
-            series = self._families.verification_seconds.labels(timing.verifier or "")
-        series.observe(timing.seconds)
+            families.verification_seconds.observe(timing.seconds, (timing.verifier or "",))
 
     def committed(self, timing: CommitTiming) -> None:
         """Observe a commit that appended something."""
         if timing.events:
-            self._families.append_seconds.labels().observe(timing.seconds)
-            self._families.batch_size.labels().observe(timing.events)
+            self._families.append_seconds.observe(timing.seconds)
+            self._families.batch_size.observe(timing.events)
 
     def lease_lost(self, worker: str) -> None:
         """Count a lost lease."""
-        self._families.leases_lost.labels().inc()
+        self._families.leases_lost.add()
+
+
+_COUNTED: dict[type[object], Callable[[Metrics, TaskNews, Any], None]] = {
+    e.TaskSubmitted: Metrics._submitted,
+    e.TaskStarted: Metrics._started,
+    e.TaskRetried: Metrics._retried,
+    e.TaskExecuted: Metrics._executed,
+    e.TaskCompleted: Metrics._executed,
+    e.TaskLateResultRejected: Metrics._rejected,
+}
+"""Event -> what else is counted of it."""

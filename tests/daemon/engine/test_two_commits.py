@@ -119,7 +119,7 @@ async def test_nothing_runs_alone_before_the_ends_of_the_others_are_on_disk(
     assert isinstance(entry.request, ClaimTasks)
     assert entry.request.alone
     claimer._running = lambda: 0
-    entry.future.cancel()
+    entry.reply.cancel()
 
 
 async def test_a_lease_is_renewed_while_one_claim_follows_on_the_other(

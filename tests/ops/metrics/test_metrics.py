@@ -380,7 +380,7 @@ async def test_results_cannot_make_endless_series(watched: Watched) -> None:
 
 
 def test_the_database_families_name_nothing_before_they_are_read() -> None:
-    from orchd_ops.metrics.readings import DatabaseFamilies
+    from orchd_ops.metrics.database import DatabaseFamilies
 
     families: PrometheusCollector = DatabaseFamilies(
         last=lambda: None,
