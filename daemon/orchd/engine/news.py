@@ -30,11 +30,26 @@ class Newsroom:
     """Passes news on to every observer and survives each of them."""
 
     def __init__(self, observers: Sequence[Observer]) -> None:
-        self._observers = tuple(observers)
+        self._observers: tuple[Observer, ...] = ()
+        # What happens once a task or more is told only to those who listen to it.
+        self._of_moves: tuple[Observer, ...] = ()
+        self._of_phases: tuple[Observer, ...] = ()
+        self._of_traces: tuple[Observer, ...] = ()
+        self._set(observers)
 
     def add(self, observer: Observer) -> None:
         """Tell one more observer from now on."""
-        self._observers = (*self._observers, observer)
+        self._set((*self._observers, observer))
+
+    def _set(self, observers: Sequence[Observer]) -> None:
+        self._observers = tuple(observers)
+        self._of_moves = self._that_override(Observer.task_moved)
+        self._of_phases = self._that_override(Observer.phase_ended)
+        self._of_traces = self._that_override(Observer.traceparent)
+
+    def _that_override(self, method: Callable[..., object]) -> tuple[Observer, ...]:
+        name = method.__name__
+        return tuple(o for o in self._observers if getattr(type(o), name) is not method)
 
     def committed(
         self, requests: Sequence[Request], outcomes: Sequence[Outcome], seconds: float
@@ -46,22 +61,22 @@ class Newsroom:
         for request, outcome in zip(requests, outcomes, strict=True):
             events += _count_events(outcome)
             moves += _task_news(request, outcome)
-        for observer in self._observers:
+        for observer in self._of_moves:
             _tell_moves(observer, moves)
         timing = CommitTiming(seconds=seconds, requests=len(requests), events=events)
-        self._tell(lambda observer: observer.committed(timing))
+        self._tell(self._observers, lambda observer: observer.committed(timing))
 
     def phase_ended(self, timing: PhaseTiming) -> None:
         """Report the end of an execution or a verification."""
-        self._tell(lambda observer: observer.phase_ended(timing))
+        self._tell(self._of_phases, lambda observer: observer.phase_ended(timing))
 
     def lease_lost(self, worker: str) -> None:
         """Report that this process's worker was fenced."""
-        self._tell(lambda observer: observer.lease_lost(worker))
+        self._tell(self._observers, lambda observer: observer.lease_lost(worker))
 
     def traceparent(self, state: TaskState) -> str | None:
         """Return the trace context that a run hands on: a tracer's, or the submitter's."""
-        for observer in self._observers:
+        for observer in self._of_traces:
             try:
                 traceparent = observer.traceparent(state)
             except Exception:
@@ -71,8 +86,8 @@ class Newsroom:
                 return traceparent
         return state.traceparent
 
-    def _tell(self, deliver: Callable[..., None]) -> None:
-        for observer in self._observers:
+    def _tell(self, observers: Sequence[Observer], deliver: Callable[..., None]) -> None:
+        for observer in observers:
             try:
                 deliver(observer)
             except Exception:

@@ -36,6 +36,7 @@ from orchd.verifiers.port import VerifierPort
 
 logger = logging.getLogger(__name__)
 
+_ANSWERS = (Success, Failure, Final, Deferred)
 MISSING_SECONDS = 30.0
 """How long a task rests that was claimed for an executor or verifier not found here."""
 
@@ -102,7 +103,7 @@ class Runner:
             verifier=None,
             on_error=endings.failure_of,
         )
-        if isinstance(answer, Success | Failure | Final | Deferred):
+        if isinstance(answer, _ANSWERS):
             return answer
         return Failure(
             error=f"executor {executor.name} answered {type(answer).__name__}",

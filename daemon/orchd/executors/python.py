@@ -66,7 +66,7 @@ class PythonHost:
             CannotLoad, CannotLoadTarget, ChildDied, OSError: the code cannot be run, or
                 its process ended.
         """
-        invocation = await self._find()
+        invocation = self._invocation or await self._find()
         if invocation is None:
             message = {"context": context_message(context), **request}
             return await self._pool.call(message, context.heartbeat)

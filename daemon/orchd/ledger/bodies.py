@@ -48,8 +48,8 @@ class BlobCollector:
             getattr(command, "verdict", None),
         )
         changes: dict[str, Any] = {}
-        if output is not None:
-            changes["output"] = self._output(output)
+        if output is not None and (kept := self._output(output)) is not output:
+            changes["output"] = kept
         if verdict is not None and not _is_finite(verdict.confidence):
             changes["verdict"] = msgspec.structs.replace(verdict, confidence=None)
         return msgspec.structs.replace(command, **changes) if changes else command
@@ -69,10 +69,11 @@ class BlobCollector:
         return msgspec.structs.replace(submitted, **changes) if changes else submitted
 
     def _output(self, output: c.Output) -> c.Output:
-        confidence = output.confidence if _is_finite(output.confidence) else None
-        return msgspec.structs.replace(
-            output, result=self._body(output.result), confidence=confidence
-        )
+        body, is_finite = self._body(output.result), _is_finite(output.confidence)
+        if body is output.result and is_finite:
+            return output
+        confidence = output.confidence if is_finite else None
+        return msgspec.structs.replace(output, result=body, confidence=confidence)
 
     def _body(self, body: Body) -> Body:
         if isinstance(body, BlobReference) or len(body) * 4 <= INLINE_BYTES_MAX:
