@@ -6,6 +6,7 @@ which is for changes that the log does not say. A client may freeze wherever it 
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from typing import Any
@@ -57,6 +58,9 @@ CONNECT = {
     "tcp_user_timeout": 20_000,
     "application_name": "orchd",
 }
+TURN_ITEMS_MIN = 16
+"""From so many items on, the batches of one process take turns in the database."""
+_TAKE_TURN = "SELECT pg_advisory_xact_lock(%s)"
 
 
 class PostgresBackend:
@@ -69,6 +73,8 @@ class PostgresBackend:
         self.on_sent: Callable[[], None] = lambda: None
         self._wire = Wire(projections)
         self._call = append_call(tuple(projections.values()))
+        self._turn = secrets.randbits(63)
+        """The key of the lock that the larger batches of this process take."""
         self._parameters = postgres_parameters(url) | CONNECT
         self._readers = Pool(self._connect, _settle, kept=readers, most=2 * readers)
         self._writers = Pool(
@@ -147,6 +153,11 @@ class PostgresBackend:
         parameters = self._wire.parameters(items, command_id, blobs, producer)
         with self._writer() as writer, translated(at_commit=True):
             try:
+                if len(items) >= TURN_ITEMS_MIN:
+                    # A batch that began before the last one has ended would keep alive
+                    # what that one replaced, and the page would have no room for what
+                    # this one writes. The lock ends with the transaction.
+                    writer.connection.execute(_TAKE_TURN, (self._turn,))
                 cursor = writer.connection.execute(self._call, parameters)
                 send_all(writer.connection)
                 self.on_sent()

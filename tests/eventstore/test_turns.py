@@ -1,0 +1,73 @@
+"""The larger batches of one process take turns in PostgreSQL, and small ones do not."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import psycopg
+import pytest
+
+from orchd_eventstore import Append, Appended, Commit, EventStore, StoreUnavailable
+from orchd_eventstore import postgres as module
+from orchd_eventstore.postgres import TURN_ITEMS_MIN, PostgresBackend
+from support.eventstores import open_store, thing
+from support.waiting import wait_until
+
+_WAITING = (
+    "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database()"
+    " AND wait_event = 'advisory'"
+)
+
+
+def items(prefix: str, count: int) -> list[Append]:
+    return [thing(f"{prefix}{number}") for number in range(count)]
+
+
+@contextmanager
+def turn_taken(store: EventStore, url: str) -> Iterator[psycopg.Connection[Any]]:
+    """Have the turn as another batch of the same process would."""
+    backend = store._backend
+    assert isinstance(backend, PostgresBackend)
+    with psycopg.connect(url, autocommit=True) as other:
+        other.execute("SELECT pg_advisory_lock(%s)", (backend._turn,))
+        yield other
+
+
+def test_a_large_batch_waits_for_the_one_before_it(
+    postgres_store: EventStore, postgres_store_url: str
+) -> None:
+    commits: list[Commit] = []
+
+    def append() -> None:
+        batch = items("late", TURN_ITEMS_MIN)
+        commits.append(postgres_store.append(batch, command_id="late"))
+
+    with turn_taken(postgres_store, postgres_store_url) as other:
+        thread = threading.Thread(target=append)
+        thread.start()
+        wait_until(lambda: other.execute(_WAITING).fetchone() == (1,))
+        assert not commits
+        early = postgres_store.append(items("early", 1), command_id="early")
+    thread.join(10)
+    assert all(isinstance(outcome, Appended) for outcome in commits[0].outcomes)
+    assert early.last_position is not None
+    assert commits[0].first_position == early.last_position + 1
+
+
+def test_a_batch_whose_turn_does_not_come_is_repeated(
+    postgres_store_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(module.SESSION, "lock_timeout", "200ms")
+    store = open_store(postgres_store_url)
+    batch = items("a", TURN_ITEMS_MIN)
+    with turn_taken(store, postgres_store_url):
+        with pytest.raises(StoreUnavailable, match="lock timeout"):
+            store.append(batch, command_id="again")
+    assert store.head().position == 0
+    commit = store.append(batch, command_id="again")
+    assert not commit.repeated
+    assert store.head().position == TURN_ITEMS_MIN
+    store.close()
