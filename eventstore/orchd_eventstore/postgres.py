@@ -6,7 +6,6 @@ which is for changes that the log does not say. A client may freeze wherever it 
 
 from __future__ import annotations
 
-import secrets
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from typing import Any
@@ -60,7 +59,9 @@ CONNECT = {
 }
 TURN_ITEMS_MIN = 16
 """From so many items on, the batches of one process take turns in the database."""
-_TAKE_TURN = "SELECT pg_advisory_xact_lock(%s)"
+_TAKE_TURN = "SELECT pg_advisory_xact_lock(%s, %s)"
+TURNS = 0x6F726368
+"""What tells the locks for these turns from all others: "orch"."""
 
 
 class PostgresBackend:
@@ -73,8 +74,9 @@ class PostgresBackend:
         self.on_sent: Callable[[], None] = lambda: None
         self._wire = Wire(projections)
         self._call = append_call(tuple(projections.values()))
-        self._turn = secrets.randbits(63)
-        """The key of the lock that the larger batches of this process take."""
+        self._turn: int | None = None
+        """The lock that the larger batches of this process take: the server's name for its
+        first connection, which no other process has meanwhile."""
         self._parameters = postgres_parameters(url) | CONNECT
         self._readers = Pool(self._connect, _settle, kept=readers, most=2 * readers)
         self._writers = Pool(
@@ -94,7 +96,9 @@ class PostgresBackend:
         return PatientConnection.connect(**options, autocommit=True)
 
     def _connect_writer(self) -> PipelinedConnection:
-        return PipelinedConnection(self._connect(SESSION | WRITER))
+        connection = self._connect(SESSION | WRITER)
+        self._turn = self._turn or connection.info.backend_pid
+        return PipelinedConnection(connection)
 
     @contextmanager
     def _writer(self) -> Iterator[PipelinedConnection]:
@@ -157,7 +161,7 @@ class PostgresBackend:
                     # A batch that began before the last one has ended would keep alive
                     # what that one replaced, and the page would have no room for what
                     # this one writes. The lock ends with the transaction.
-                    writer.connection.execute(_TAKE_TURN, (self._turn,))
+                    writer.connection.execute(_TAKE_TURN, (TURNS, self._turn))
                 cursor = writer.connection.execute(self._call, parameters)
                 send_all(writer.connection)
                 self.on_sent()

@@ -12,7 +12,7 @@ import pytest
 
 from orchd_eventstore import Append, Appended, Commit, EventStore, StoreUnavailable
 from orchd_eventstore import postgres as module
-from orchd_eventstore.postgres import TURN_ITEMS_MIN, PostgresBackend
+from orchd_eventstore.postgres import TURN_ITEMS_MIN, TURNS, PostgresBackend
 from support.eventstores import open_store, thing
 from support.waiting import wait_until
 
@@ -31,8 +31,9 @@ def turn_taken(store: EventStore, url: str) -> Iterator[psycopg.Connection[Any]]
     """Have the turn as another batch of the same process would."""
     backend = store._backend
     assert isinstance(backend, PostgresBackend)
+    store.append(items("first", 1), command_id="first")
     with psycopg.connect(url, autocommit=True) as other:
-        other.execute("SELECT pg_advisory_lock(%s)", (backend._turn,))
+        other.execute("SELECT pg_advisory_lock(%s, %s)", (TURNS, backend._turn))
         yield other
 
 
@@ -66,8 +67,8 @@ def test_a_batch_whose_turn_does_not_come_is_repeated(
     with turn_taken(store, postgres_store_url):
         with pytest.raises(StoreUnavailable, match="lock timeout"):
             store.append(batch, command_id="again")
-    assert store.head().position == 0
+    assert store.head().position == 1
     commit = store.append(batch, command_id="again")
     assert not commit.repeated
-    assert store.head().position == TURN_ITEMS_MIN
+    assert store.head().position == 1 + TURN_ITEMS_MIN
     store.close()
