@@ -19,7 +19,8 @@ from orchd_eventstore.errors import EventStoreError, StoreUnavailable, translate
 from orchd_eventstore.events import Append, Blob, Commit
 from orchd_eventstore.news import News
 from orchd_eventstore.pool import Pool
-from orchd_eventstore.sqlite_transaction import SqliteTransaction, Statements
+from orchd_eventstore.sqlite_rows import RowWriter
+from orchd_eventstore.sqlite_transaction import SqliteTransaction
 
 BUSY_TIMEOUT_SECONDS = 5.0
 CHECKPOINT_PAGES = 1_000
@@ -68,7 +69,6 @@ class SqliteBackend:
     ) -> None:
         self._path = path
         self.on_sent: Callable[[], None] = lambda: None
-        self._projections = projections
         self._clock = clock or self._sql_clock
         self._module = driver()
         self._lock = threading.RLock()
@@ -80,7 +80,7 @@ class SqliteBackend:
         self._writer: Any = None
         self._doubtful = False
         """Whether the disk failed, so that nobody knows what of the log is on it."""
-        self._statements = {name: Statements(p) for name, p in projections.items()}
+        self._row_writers = {name: RowWriter(p) for name, p in projections.items()}
         if not read_only:
             with translated():
                 self._writer = self._connect("rwc")
@@ -144,9 +144,7 @@ class SqliteBackend:
             self._reopen()
         with translated():
             self._writer.execute("BEGIN IMMEDIATE")
-        return SqliteTransaction(
-            self._writer, self._projections, self._statements, self._clock
-        )
+        return SqliteTransaction(self._writer, self._row_writers, self._clock)
 
     def _roll_back(self) -> None:
         if self._writer.in_transaction:

@@ -6,12 +6,13 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import datetime
 from typing import Any
 
+from msgspec.structs import astuple
+
 from orchd_eventstore.backend import (
     COMMIT_EVENTS,
     COMMIT_RANGE,
     PRODUCED,
     Producer,
-    Projections,
     changes_of,
     halves,
     joined,
@@ -21,7 +22,6 @@ from orchd_eventstore.chain import CURRENT_RULES, commit_hash
 from orchd_eventstore.errors import BatchRejected, rejecting, translated
 from orchd_eventstore.events import (
     ANY_VERSION,
-    NO_STREAM,
     Append,
     Appended,
     Blob,
@@ -32,37 +32,12 @@ from orchd_eventstore.events import (
     Rejected,
 )
 from orchd_eventstore.instants import instant_of, instant_text
-from orchd_eventstore.projection import Projection
-
-
-class Statements:
-    """The statements that write the rows of one projection."""
-
-    def __init__(self, projection: Projection) -> None:
-        self._projection = projection
-        columns = ", ".join(f'"{name}"' for name in projection.columns)
-        marks = ", ".join("?" * len(projection.columns))
-        self.insert = (
-            f"INSERT INTO {projection.table.name} ({columns}) VALUES ({marks})"
-            " ON CONFLICT DO NOTHING"
-        )
-        self._updates: dict[frozenset[str] | None, tuple[str, tuple[str, ...]]] = {}
-
-    def update(self, changed: frozenset[str] | None) -> tuple[str, tuple[str, ...]]:
-        """Return the statement that writes the changed columns of a row, and these."""
-        found = self._updates.get(changed)
-        if found is None:
-            found = self._updates[changed] = self._update(changed)
-        return found
-
-    def _update(self, changed: frozenset[str] | None) -> tuple[str, tuple[str, ...]]:
-        table, key = self._projection.table.name, self._projection.key
-        columns = self._projection.mutable
-        if changed is not None:
-            columns = tuple(c for c in columns if c in changed)
-        changes = ", ".join(f'"{name}" = ?' for name in columns)
-        text = f'UPDATE {table} SET {changes} WHERE "{key}" = ? AND "version" = ?'
-        return text, columns
+from orchd_eventstore.sqlite_rows import (
+    RowWriter,
+    insert_all,
+    require_no_nul,
+    written_rows,
+)
 
 
 class SqliteTransaction:
@@ -71,13 +46,11 @@ class SqliteTransaction:
     def __init__(
         self,
         connection: Any,
-        projections: Projections,
-        statements: dict[str, Statements],
+        writers: dict[str, RowWriter],
         clock: Callable[[], int],
     ) -> None:
         self._connection = connection
-        self._projections = projections
-        self._statements = statements
+        self._writers = writers
         self._clock = clock
 
     def execute(
@@ -195,11 +168,11 @@ class SqliteTransaction:
         producer: Producer | None,
     ) -> Commit:
         self._store_blobs(blobs)
-        bases = [self._win(item) for item in items]
+        bases = self._won_bases(items)
         more, answer = self._produced(items, bases, producer)
         if more:
             items = [*items, *more]
-            bases += [self._win(item) for item in more]
+            bases += self._won_bases(more)
         if all(base is None for base in bases):
             lost = [Conflict() for _ in range(len(items) - len(more))]
             return _commit(command_id, lost, None, None, answer)
@@ -232,43 +205,33 @@ class SqliteTransaction:
         produced = producer.produce(self.execute, changes_of(_won(items, bases)))
         return produced.items, produced.answer
 
-    def _win(self, item: Append) -> int | None:
-        """Return the version that the item's events follow, or None if it loses."""
-        _require_no_nul(item, (item.stream, *(event.type for event in item.events)))
-        if item.projection is None:
-            found = self._connection.execute(
-                "SELECT coalesce(max(version), 0) FROM events WHERE stream = ?",
-                (item.stream,),
-            ).fetchone()[0]
-            fits = item.expected_version in (ANY_VERSION, found)
-            return int(found) if fits else None
-        return item.expected_version if self._write_row(item, item.projection) else None
+    def _won_bases(self, items: Sequence[Append]) -> list[int | None]:
+        """Return for each item the version that its events follow, None where it loses."""
+        for item in items:
+            require_no_nul(item, (item.stream, *(event.type for event in item.events)))
+        written = written_rows(self._connection.execute, self._writers, items)
+        return [
+            self._end_of(item)
+            if item.projection is None
+            else (item.expected_version if is_written else None)
+            for item, is_written in zip(items, written, strict=True)
+        ]
 
-    def _write_row(self, item: Append, name: str) -> bool:
-        projection, row = self._projections[name], item.row
-        assert row is not None
-        statements = self._statements[name]
-        if item.expected_version == NO_STREAM:
-            statement = statements.insert
-            values = projection.values(row, projection.columns)
-        else:
-            statement, columns = statements.update(item.changed)
-            written = projection.values(row, columns)
-            values = (*written, row[projection.key], item.expected_version)
-        _require_no_nul(item, values)
-        return bool(self._connection.execute(statement, values).rowcount == 1)
+    def _end_of(self, item: Append) -> int | None:
+        found = self._connection.execute(
+            "SELECT coalesce(max(version), 0) FROM events WHERE stream = ?", (item.stream,)
+        ).fetchone()[0]
+        return int(found) if item.expected_version in (ANY_VERSION, found) else None
 
     def _insert(
         self, command_id: str, events: list[RecordedEvent], digest: str, stamp: int
     ) -> None:
         recorded_at = instant_text(stamp)
-        self._connection.executemany(
-            "INSERT INTO events (position, stream, version, type, data, meta, recorded_at)"
-            " VALUES (?, ?, ?, ?, ?, ?, ?)",
-            [
-                (e.position, e.stream, e.version, e.type, e.data, e.meta, recorded_at)
-                for e in events
-            ],
+        insert_all(
+            self._connection.execute,
+            "events",
+            ("position", "stream", "version", "type", "data", "meta", "recorded_at"),
+            [(*astuple(event)[:-1], recorded_at) for event in events],
         )
         last = events[-1].position
         self._connection.execute(
@@ -292,13 +255,6 @@ class SqliteTransaction:
 
 def _won(items: Sequence[Append], bases: Sequence[int | None]) -> Iterator[Append]:
     return (i for i, base in zip(items, bases, strict=True) if base is not None)
-
-
-def _require_no_nul(item: Append, values: Iterable[Any]) -> None:
-    """Refuse the one character that PostgreSQL refuses, so that both store the same."""
-    for value in values:
-        if isinstance(value, str) and "\0" in value:
-            raise BatchRejected(f"a text of stream {item.stream!r} contains NUL")
 
 
 def _instant(text: str) -> int:
