@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 from orchd import breakers, daemons, queues
+from orchd.interfaces import TaskStatus
 from orchd.ledger.bodies import BlobCollector
 from orchd.ledger.port import (
     Acted,
@@ -110,14 +112,15 @@ class Stream:
             return {}
         if before is not None and before.status is after.status:
             return {}
-        counts = {_depth_counter(after): 1}
+        counts = {_depth_counter(after.queue, after.status): 1}
         if before is not None:
-            counts[_depth_counter(before)] = -1
+            counts[_depth_counter(before.queue, before.status)] = -1
         return counts
 
 
-def _depth_counter(state: TaskState) -> str:
-    return f"queue/{state.queue}/{state.status.value}"
+@lru_cache(maxsize=1_024)
+def _depth_counter(queue: str, status: TaskStatus) -> str:
+    return f"queue/{queue}/{status.value}"
 
 
 _ROWS: dict[str, Callable[[Any], Mapping[str, Any]]] = {
@@ -258,11 +261,13 @@ class Plan:
         events: tuple[e.TaskEvent, ...],
         meta: _Meta,
     ) -> None:
-        state, added = stream.state, []
+        state, added, has_nul = stream.state, [], False
         for version, event in enumerate(events, start=stream.version + 1):
             state = evolve(state, Stamped(task_id, version, event, meta[0]))
-            added.append(NewEvent(e.event_name(event), e.encode(event), meta[1]))
-        if any("\\u0000" in new.data for new in added):
+            data = e.encode(event)
+            has_nul = has_nul or "\\u0000" in data
+            added.append(NewEvent(e.event_name(event), data, meta[1]))
+        if has_nul:
             _require_storable(state)
         if stream.before is None and state is not None:
             _require_in_range(state)

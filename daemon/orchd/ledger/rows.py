@@ -118,14 +118,15 @@ def _taker(
     return itemgetter(*places), stored
 
 
-_changes = lru_cache(maxsize=256)(
-    lambda differs: frozenset(compress(TASK_COLUMNS, differs)) - IMMUTABLE_FIELDS
-)
+_MUTABLE = tuple(name for name in TASK_COLUMNS if name not in IMMUTABLE_FIELDS)
+_take_mutable = itemgetter(*(_PLACES[name] for name in _MUTABLE))
+_changes = lru_cache(maxsize=256)(lambda differs: frozenset(compress(_MUTABLE, differs)))
 
 
 def changed_columns(before: TaskState, after: TaskState) -> frozenset[str]:
     """Return the columns in which the rows of two states of a task differ."""
-    return _changes(bytes(map(is_not, astuple(before), astuple(after))))
+    old, new = _take_mutable(astuple(before)), _take_mutable(astuple(after))
+    return _changes(bytes(map(is_not, old, new)))
 
 
 def task_state(row: Row) -> TaskState:
