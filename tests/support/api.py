@@ -36,7 +36,8 @@ from orchd.tasks.commands import Complete, Fail, Output
 from orchd.tasks.failures import ErrorClass
 from orchd_ops.http.app import build_app
 from orchd_ops.http.doors import Doors
-from orchd_ops.http.server import HTTPServer, listen_tcp, listen_unix
+from orchd_ops.http.listening import listen_tcp, listen_unix
+from orchd_ops.http.server import HTTPServer
 
 TOKEN = "a-token-for-tests"
 METRICS_TYPE = "text/plain; version=0.0.4; charset=utf-8"

@@ -16,12 +16,12 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from orchd_ops.http.fields import Field, Fields
+from orchd_ops.http.listening import is_loopback
 from orchd_ops.http.problems import problem
 
 OPEN_PATHS = frozenset({"/livez", "/readyz", "/metrics"})
 """What needs no token on loopback; compared exactly, never by prefix."""
 SAFE_METHODS = frozenset({"GET", "HEAD"})
-LOOPBACK_NAMES = frozenset({"localhost"})
 
 SECURITY_HEADERS = {
     "Cache-Control": "no-store",
@@ -73,16 +73,6 @@ class Doors(msgspec.Struct, frozen=True, kw_only=True):
             hosts=frozenset({name, *(host.strip("[]").lower() for host in allowed_hosts)}),
             any_address=name in ("", "0.0.0.0", "::"),
         )
-
-
-def is_loopback(host: str) -> bool:
-    """Tell whether a host, by its name or address, is this machine alone."""
-    if host in LOOPBACK_NAMES:
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
 
 
 class DoorKeeper:

@@ -18,6 +18,7 @@ from starlette.types import ASGIApp
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from orchd_ops.http.exchange import Exchange
+from orchd_ops.http.listening import BACKLOG
 
 HEAD_BYTES_MAX = 64 * 1024
 """Largest request line with headers."""
@@ -26,7 +27,6 @@ HEAD_SECONDS = 30.0
 KEEP_ALIVE_SECONDS = 60
 STOP_SECONDS = 5
 """How long requests may take to end when the server stops."""
-BACKLOG = 1024
 DATE_SECONDS = 1.0
 """How old the `Date` of an answer may be."""
 
@@ -304,51 +304,3 @@ class HTTPServer:
         self._server.leave()
         await task
         self.listener.close()
-
-
-def listen_tcp(host: str, port: int) -> socket.socket:
-    """Return a listening TCP socket; port 0 picks a free one.
-
-    Raises:
-        OSError: the address is taken or not this machine's.
-    """
-    host = host.strip("[]")
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    # asyncio sends without delay only where it knows of TCP: else an answer of two writes
-    # waits for the acknowledgement of the first, 40 ms.
-    listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
-    try:
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind((host, port))
-        listener.listen(BACKLOG)
-        listener.setblocking(False)
-    except BaseException:
-        listener.close()
-        raise
-    return listener
-
-
-def listen_unix(path: str) -> socket.socket:
-    """Return a listening Unix socket that only this user can reach.
-
-    A socket left behind by a dead process is replaced. The caller makes sure that no
-    living one is: it holds the lock of the state.
-
-    Raises:
-        OSError: it cannot be made there.
-    """
-    with contextlib.suppress(FileNotFoundError):
-        os.unlink(path)
-    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    # The mode belongs to the file from its first moment on.
-    before = os.umask(0o177)
-    try:
-        listener.bind(path)
-    except BaseException:
-        listener.close()
-        raise
-    finally:
-        os.umask(before)
-    listener.listen(BACKLOG)
-    listener.setblocking(False)
-    return listener

@@ -5,14 +5,11 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-import socket
 import sys
 from collections.abc import Callable, Coroutine
 from contextlib import suppress
 from enum import Enum, auto
-from typing import Any
-
-from starlette.types import ASGIApp
+from typing import TYPE_CHECKING, Any
 
 from orchd.config.settings import Settings
 from orchd.daemons import DaemonDraining, DaemonEvent, DaemonStarted, DaemonStopped
@@ -23,9 +20,6 @@ from orchd.errors import OrchdError
 from orchd.ledger.port import Ledger, LedgerUnavailable, Origin, RecordDaemon
 from orchd.operations import Operations
 from orchd.system import System
-from orchd_ops.http.app import build_app
-from orchd_ops.http.doors import Doors
-from orchd_ops.http.server import HTTPServer
 from orchd_ops.metrics import Metrics
 from orchd_ops.serve import doors, memory
 from orchd_ops.serve.crew import Crew
@@ -35,6 +29,10 @@ from orchd_ops.serve.stopping import StopSignals
 from orchd_ops.serve.totals import Totals
 from orchd_ops.serve.watchdog import Watchdog
 from orchd_ops.traces import open_traces
+
+if TYPE_CHECKING:
+    from orchd_ops.http.server import HTTPServer
+    from orchd_ops.serve.entrance import Entrance
 
 logger = logging.getLogger(__name__)
 
@@ -116,6 +114,7 @@ class Daemon:
         )
         self._local = doors.LocalDoor(settings.database, os.environ)
         self._servers: list[HTTPServer] = []
+        self._entrance: Entrance | None = None
         self._watchdog = Watchdog(ledger, system, self._status)
 
     # --- life ---------------------------------------------------------------------------
@@ -149,22 +148,18 @@ class Daemon:
         token = doors.token_of(self._settings, os.environ, self._system)
         address = doors.address_of(self._settings)
         listener = doors.open_tcp(self._settings)
-        hosts = self._settings.server.allowed_hosts
-        outside = Doors.for_listener(address.host, token, hosts)
-        self._servers.append(HTTPServer(self._app(outside), listener))
         local = self._local.open()
-        if local is not None:
-            self._servers.append(self._local_server(local))
         await self._engine.start()
-        identity = self._system.identity()
-        await self._record(
-            DaemonStarted(
-                host=identity.host,
-                pid=identity.pid,
-                release=self._release,
-                executors=self._engine.executor_names,
-            )
+        recording = asyncio.create_task(self._record_start())
+        # Who connects meanwhile waits until it is served.
+        self._entrance = await asyncio.to_thread(self._open_entrance)
+        hosts = self._settings.server.allowed_hosts
+        self._servers.append(
+            self._entrance.outside(listener, host=address.host, token=token, allowed=hosts)
         )
+        if local is not None:
+            self._servers.append(self._entrance.local(local))
+        await recording
         for server in self._servers:
             await server.start()
         self._watchdog.start()
@@ -177,18 +172,26 @@ class Daemon:
         while True:
             await self._system.sleep(DOOR_SECONDS)
             listener = self._local.open_again()
-            if listener is not None:
+            if listener is not None and self._entrance is not None:
                 # The one before may still be at work for who had connected to it.
-                server = self._local_server(listener)
+                server = self._entrance.local(listener)
                 self._servers.append(server)
                 await server.start()
 
-    def _local_server(self, listener: socket.socket) -> HTTPServer:
-        return HTTPServer(self._app(Doors.for_socket()), listener)
+    def _open_entrance(self) -> Entrance:
+        from orchd_ops.serve.entrance import Entrance
 
-    def _app(self, who: Doors) -> ASGIApp:
-        return build_app(
-            self._operations, doors=who, metrics=self._metrics.render, health=self._health
+        return Entrance(self._operations, metrics=self._metrics.render, health=self._health)
+
+    async def _record_start(self) -> None:
+        identity = self._system.identity()
+        await self._record(
+            DaemonStarted(
+                host=identity.host,
+                pid=identity.pid,
+                release=self._release,
+                executors=self._engine.executor_names,
+            )
         )
 
     async def _until_asked(self, *, until_idle: bool) -> None:

@@ -16,8 +16,7 @@ from orchd.config.settings import Settings
 from orchd.errors import ConfigurationError, StateLocked
 from orchd.ledger.urls import is_sqlite
 from orchd.system import System
-from orchd_ops.http.doors import is_loopback
-from orchd_ops.http.server import listen_tcp, listen_unix
+from orchd_ops.http.listening import is_loopback, listen_tcp, listen_unix
 from orchd_ops.http.token import TokenError, ensure_token, read_token
 
 logger = logging.getLogger(__name__)

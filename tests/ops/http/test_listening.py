@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import socket
 
-from orchd_ops.http.server import listen_tcp
+from orchd_ops.http.listening import listen_tcp
 
 
 async def test_answers_are_sent_without_delay() -> None:
