@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -126,6 +127,7 @@ class Operations:
         self._clock = LedgerClock(ledger, system)
         self._synchronised_at: float | None = None
         self._around: tuple[float, Surroundings] | None = None
+        self._look: asyncio.Task[Surroundings] | None = None
         self._known: tuple[Surroundings, Known] | None = None
         self._intake = Intake(ledger, commit, system)
         self._dead_letters = DeadLetters(ledger, commit, system, self.now)
@@ -134,7 +136,7 @@ class Operations:
     def swap_settings(self, settings: Settings) -> None:
         """Use another configuration from now on."""
         self._settings = settings
-        self._around = self._known = None
+        self._around = self._known = self._look = None
 
     async def close(self) -> None:
         """Let go of everybody who waits; idempotent."""
@@ -339,6 +341,9 @@ class Operations:
         """Return the ledger's clock in microseconds, to within network delay."""
         at = self._system.monotonic()
         if self._synchronised_at is None or at - self._synchronised_at > CLOCK_SECONDS:
+            if self._synchronised_at is not None:
+                # Who asks meanwhile goes by what is known.
+                self._synchronised_at = at
             await self._clock.synchronise()
             self._synchronised_at = at
         return self._clock.now()
@@ -379,6 +384,16 @@ class Operations:
             stale_seconds is None or at - self._around[0] < stale_seconds
         ):
             return self._around[1]
+        if stale_seconds == 0.0:
+            return await self._look_around(at)
+        if self._look is None or self._look.done():
+            # One look for all who ask meanwhile: whenever a second is over, hundreds of
+            # submissions would each ask the database the same.
+            self._look = asyncio.create_task(self._look_around(at))
+            self._look.add_done_callback(_forget)
+        return await asyncio.shield(self._look)
+
+    async def _look_around(self, at: float) -> Surroundings:
         around = Surroundings(
             now=await self.now(),
             queues={queue.name: queue for queue in await self.ledger.queues()},
@@ -388,6 +403,12 @@ class Operations:
         )
         self._around = (at, around)
         return around
+
+
+def _forget(look: asyncio.Task[Surroundings]) -> None:
+    # It may be that nobody waits for it any more.
+    if not look.cancelled():
+        look.exception()
 
 
 def known_names(settings: Settings, around: Surroundings) -> Known:
