@@ -11,7 +11,7 @@ from functools import cache
 from itertools import chain
 from typing import Any
 
-from orchd_eventstore.errors import BatchRejected
+from orchd_eventstore.errors import BatchRejected, InvalidAppend
 from orchd_eventstore.events import NO_STREAM, Append
 from orchd_eventstore.projection import Projection
 
@@ -60,7 +60,11 @@ class RowWriter:
         for first, count in _parts(len(rows)):
             values = tuple(chain.from_iterable(rows[first : first + count]))
             written.update(key for (key,) in execute(text(count), values).fetchall())
-        return [_take(written, self._key_of(item)) for item in items]
+        keys = [self._key_of(item) for item in items]
+        if not written.issubset(keys):
+            table, key = self._projection.table.name, self._projection.key
+            raise InvalidAppend(f"{table}.{key} stores a key as something else")
+        return [_take(written, key) for key in keys]
 
     def _key_of(self, item: Append) -> Any:
         assert item.row is not None

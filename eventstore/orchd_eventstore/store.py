@@ -219,7 +219,8 @@ class EventStore:
     ) -> Commit:
         """Append a batch in one commit; it is durable when this returns.
 
-        Each item is accepted or loses alone. A `command_id` that is in the log already is
+        Each item is accepted or loses alone, and the rows of a batch are written in any
+        order. A `command_id` that is in the log already is
         not carried out again but answered from there, with `repeated` set. A batch that
         the database will not store is split until the item at fault is alone; the parts
         commit under the ids `<command_id>/a`, `<command_id>/b` and so on.

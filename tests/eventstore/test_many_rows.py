@@ -7,8 +7,15 @@ from collections.abc import Sequence
 
 import pytest
 
-from orchd_eventstore import Append, Appended, Conflict, EventStore, Rejected
-from support.eventstores import thing
+from orchd_eventstore import (
+    Append,
+    Appended,
+    Conflict,
+    EventStore,
+    InvalidAppend,
+    Rejected,
+)
+from support.eventstores import create_schema, open_store, rows, thing
 
 COUNTS = (1, 7, 8, 9, 63, 64, 65, 150)
 """Around the numbers of rows that one statement may have."""
@@ -70,3 +77,18 @@ def test_one_bad_row_among_many_is_refused_alone(store: EventStore) -> None:
     assert bad == [77]
     assert isinstance(outcomes[77], Rejected)
     assert store.verify().ok
+
+
+def test_a_key_that_the_table_stores_as_something_else_is_refused(
+    sqlite_url: str,
+) -> None:
+    create_schema(sqlite_url)
+    store = open_store(sqlite_url)
+    item = thing("5")
+    assert isinstance(item.row, dict)
+    item.row["id"] = 5
+    with pytest.raises(InvalidAppend, match=r"things\.id"):
+        store.append([thing("4"), item], command_id="five")
+    assert rows(store) == {}
+    assert store.head().position == 0
+    store.close()

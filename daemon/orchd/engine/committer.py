@@ -247,7 +247,7 @@ class Committer:
         seconds = self._system.monotonic() - started
         for entry, outcome in zip(batch, outcomes, strict=True):
             if not entry.reply.done():
-                entry.reply.set_result(outcome)
+                _tell(entry.reply, outcome)
         self._newsroom.committed(requests, outcomes, seconds)
 
     async def _fail(self, batch: list[Entry], error: Exception) -> None:
@@ -290,3 +290,14 @@ class Committer:
             seconds = self._system.monotonic() - self.unavailable_since
             logger.warning("the ledger is available again after %.1f s", seconds)
             self.unavailable_since = self.trouble = None
+
+
+def _tell(reply: Reply, outcome: Outcome) -> None:
+    try:
+        reply.set_result(outcome)
+    except Exception as error:
+        # The others must hear all the same, and the loop knows what to do when there is no
+        # memory left.
+        asyncio.get_running_loop().call_exception_handler(
+            {"message": "an outcome could not be passed on", "exception": error}
+        )

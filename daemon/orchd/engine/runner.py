@@ -16,7 +16,7 @@ from orchd.engine.committer import Reply
 from orchd.engine.deadlines import Deadline, Deadlines
 from orchd.engine.news import Newsroom
 from orchd.engine.observer import PhaseTiming
-from orchd.engine.report import Answer, EndReport
+from orchd.engine.report import Answer, EndReport, ProgressReport
 from orchd.engine.run import RanOutOfTime, Run, Stop, Stopped, is_verification
 from orchd.engine.verification import Verification
 from orchd.executors.port import (
@@ -55,8 +55,6 @@ class Workshop(Protocol):
     def worker_id(self) -> str: ...
 
     def verifier(self, name: str) -> VerifierPort | None: ...
-
-    def offer(self, request: ActOnTask) -> asyncio.Future[Outcome]: ...
 
     def report(self, request: ActOnTask, reply: Reply, *, ends_run: bool) -> None: ...
 
@@ -235,20 +233,35 @@ class Runner:
         if run.ended:
             return False
         outcome = await self._recorded(run, command)
+        if not _still_holds(run, outcome):
+            return False
+        if run.stop_reason is not None:
+            raise Stopped
+        return True
+
+    async def _recorded(self, run: Run, command: TaskCommand) -> Outcome:
+        report = ProgressReport(run, self._heard_progress)
+        self.workshop.report(self._request(run, command), report, ends_run=False)
+        # A stop that arrives now waits for the commit: what has happened must reach the
+        # disk. Only the end of the whole process breaks this off.
+        run.committing += 1
+        try:
+            return await report.answered
+        finally:
+            run.committing -= 1
+
+    def _heard_progress(self, run: Run, outcome: Outcome) -> None:
         if isinstance(outcome, Refusal) and outcome.code == "rejected":
             run.unstorable = outcome.detail
             # An end that is on its way may rest on what was rejected, or stand without it.
             if not run.pending_reports:
                 run.ended = True
                 self._end_unstorable(run, outcome.detail)
-            return False
-        if not isinstance(outcome, Acted) or outcome.state.token != run.token:
+        elif _still_holds(run, outcome):
+            assert isinstance(outcome, Acted)
+            run.state = outcome.state
+        else:
             run.ended = True
-            return False
-        run.state = outcome.state
-        if run.stop_reason is not None:
-            raise Stopped
-        return True
 
     def end(self, run: Run, command: TaskCommand) -> None:
         """Report the end of the run, once. Nothing has to wait until it is on disk."""
@@ -257,13 +270,14 @@ class Runner:
             self._report(run, command)
 
     def _report(self, run: Run, command: TaskCommand, *, is_last: bool = False) -> None:
+        request = self._request(run, command)
+        report = EndReport(run, is_last=is_last, heard=self._heard_end)
         # A second report frees no second slot.
         ends_run = run.pending_reports == 0
         run.pending_reports += 1
-        report = EndReport(run, is_last=is_last, heard=self._heard)
-        self.workshop.report(self._request(run, command), report, ends_run=ends_run)
+        self.workshop.report(request, report, ends_run=ends_run)
 
-    def _heard(self, run: Run, answer: Answer, is_last: bool) -> None:
+    def _heard_end(self, run: Run, answer: Answer, is_last: bool) -> None:
         run.pending_reports -= 1
         if isinstance(answer, Refusal) and not is_last:
             rejected = answer.detail if answer.code == "rejected" else run.unstorable
@@ -317,14 +331,9 @@ class Runner:
             task_id=run.state.id, command=command, origin=origin, known=run.state
         )
 
-    async def _recorded(self, run: Run, command: TaskCommand) -> Outcome:
-        # A stop that arrives now waits for the commit: what has happened must reach the
-        # disk. Only the end of the whole process breaks this off.
-        run.committing += 1
-        try:
-            return await self.workshop.offer(self._request(run, command))
-        finally:
-            run.committing -= 1
+
+def _still_holds(run: Run, outcome: Outcome) -> bool:
+    return isinstance(outcome, Acted) and outcome.state.token == run.token
 
 
 def _forget_timeout(run: Run) -> None:

@@ -115,6 +115,8 @@ class Daemon:
         self._local = doors.LocalDoor(settings.database, os.environ)
         self._servers: list[HTTPServer] = []
         self._entrance: Entrance | None = None
+        self._is_ready = False
+        self._recording: asyncio.Task[None] | None = None
         self._watchdog = Watchdog(ledger, system, self._status)
 
     # --- life ---------------------------------------------------------------------------
@@ -149,24 +151,38 @@ class Daemon:
         address = doors.address_of(self._settings)
         listener = doors.open_tcp(self._settings)
         local = self._local.open()
-        await self._engine.start()
-        recording = asyncio.create_task(self._record_start())
-        # Who connects meanwhile waits until it is served.
-        self._entrance = await asyncio.to_thread(self._open_entrance)
         hosts = self._settings.server.allowed_hosts
+        await self._engine.start()
+        self._phase = Phase.SERVING
+        self._recording = asyncio.create_task(self._record_start())
+        # Who connects meanwhile waits until it is served.
+        if not await self._done_unless_stopped(asyncio.to_thread(self._open_entrance)):
+            return
+        assert self._entrance is not None
         self._servers.append(
             self._entrance.outside(listener, host=address.host, token=token, allowed=hosts)
         )
         if local is not None:
             self._servers.append(self._entrance.local(local))
-        await recording
+        await self._recording
         for server in self._servers:
             await server.start()
         self._watchdog.start()
         self._keeping = asyncio.create_task(self._keep_local_door())
         memory.settle()
         _print(f"listening on {address.url(self._servers[0].port)}")
+        self._is_ready = True
         notify("READY=1", f"STATUS={self._status()}")
+
+    async def _done_unless_stopped(self, work: Coroutine[Any, Any, None]) -> bool:
+        """Wait for a part of the start; False when a signal ends the daemon before."""
+        doing = asyncio.create_task(work)
+        asked = asyncio.create_task(self._signals.drain.wait())
+        await asyncio.wait((doing, asked), return_when=asyncio.FIRST_COMPLETED)
+        asked.cancel()
+        if doing.done():
+            doing.result()
+        return doing.done()
 
     async def _keep_local_door(self) -> None:
         while True:
@@ -178,10 +194,12 @@ class Daemon:
                 self._servers.append(server)
                 await server.start()
 
-    def _open_entrance(self) -> Entrance:
+    def _open_entrance(self) -> None:
         from orchd_ops.serve.entrance import Entrance
 
-        return Entrance(self._operations, metrics=self._metrics.render, health=self._health)
+        self._entrance = Entrance(
+            self._operations, metrics=self._metrics.render, health=self._health
+        )
 
     async def _record_start(self) -> None:
         identity = self._system.identity()
@@ -319,8 +337,9 @@ class Daemon:
         task.add_done_callback(self._reloads.discard)
 
     async def _reload(self) -> None:
-        monotonic = round(self._system.monotonic() * MICROSECONDS_PER_SECOND)
-        notify("RELOADING=1", f"MONOTONIC_USEC={monotonic}")
+        if self._is_ready:
+            monotonic = round(self._system.monotonic() * MICROSECONDS_PER_SECOND)
+            notify("RELOADING=1", f"MONOTONIC_USEC={monotonic}")
         try:
             settings = self._load()
             crew = Crew(settings, self._system, self._crew)
@@ -333,7 +352,8 @@ class Daemon:
             logger.info("the configuration was read anew")
         except (OrchdError, LedgerUnavailable) as error:
             logger.error("the configuration stays as it was: %s", error)
-        notify("READY=1", f"STATUS={self._status()}")
+        if self._is_ready:
+            notify("READY=1", f"STATUS={self._status()}")
 
     def _note_unchangeable(self, old: Settings, new: Settings) -> None:
         for key, before, after in (

@@ -1,0 +1,89 @@
+"""Tasks are at work before anything is served, and signals count from then on."""
+
+from __future__ import annotations
+
+import signal
+import sqlite3
+import time
+from pathlib import Path
+
+import pytest
+
+from support.daemons import Installation
+from support.processes import ServerProcess
+
+IMPORT_SECONDS = 4.0
+"""How long importing what serves HTTP takes here."""
+SLOW_IMPORT = f"""
+import sys, time
+
+class Slow:
+    def find_spec(self, name, path, target=None):
+        if name == "orchd_ops.serve.entrance":
+            time.sleep({IMPORT_SECONDS})
+
+sys.meta_path.insert(0, Slow())
+"""
+TOML = """
+[worker]
+concurrency = 1
+[executors.nap]
+type = "command"
+argv = ["sleep", "0.3"]
+"""
+
+
+@pytest.fixture
+def installed(tmp_path: Path) -> Installation:
+    """A state with tasks for some time, and a daemon that imports slowly."""
+    made = Installation(tmp_path, f"sqlite:///{tmp_path}/orchd.db", TOML)
+    lines = "\n".join(f'{{"description": "n{n}", "executor": "nap"}}' for n in range(40))
+    (tmp_path / "tasks.jsonl").write_text(lines)
+    made.succeed("submit", "--file", str(tmp_path / "tasks.jsonl"))
+    (tmp_path / "sitecustomize.py").write_text(SLOW_IMPORT)
+    made.environment["PYTHONPATH"] = str(tmp_path)
+    return made
+
+
+def started(installed: Installation) -> ServerProcess:
+    """Return a daemon whose first task has begun; nothing is served yet."""
+    daemon = installed.serve()
+    deadline = time.monotonic() + 20
+    del installed.environment["PYTHONPATH"]
+    while not list(installed.home.glob("**/orchd.db-wal")) or not daemon_works(installed):
+        assert time.monotonic() < deadline, daemon.log
+        time.sleep(0.05)
+    assert "listening" not in daemon.log
+    return daemon
+
+
+def daemon_works(installed: Installation) -> bool:
+    """Tell whether a task was started, without asking the daemon."""
+    with sqlite3.connect(f"file:{installed.home}/orchd.db?mode=ro", uri=True) as reader:
+        query = "SELECT count(*) FROM events WHERE type = 'task.started'"
+        return bool(reader.execute(query).fetchone()[0])
+
+
+def test_a_signal_during_the_import_ends_what_has_begun_and_begins_nothing(
+    installed: Installation,
+) -> None:
+    daemon = started(installed)
+    daemon.process.send_signal(signal.SIGTERM)
+    assert daemon.process.wait(IMPORT_SECONDS + 10) == 0, daemon.log
+    events = [event["type"] for event in installed.events()]
+    assert events.count("task.started") == events.count("task.completed"), events
+    assert events.count("task.started") <= 3
+    assert events[-1] == "daemon.stopped"
+    assert "listening" not in daemon.log
+
+
+def test_two_signals_during_the_import_stop_at_once_and_in_order(
+    installed: Installation,
+) -> None:
+    daemon = started(installed)
+    daemon.process.send_signal(signal.SIGTERM)
+    time.sleep(0.1)
+    daemon.process.send_signal(signal.SIGTERM)
+    assert daemon.process.wait(IMPORT_SECONDS + 10) == 0, daemon.log
+    assert "without the database" not in daemon.log
+    assert installed.events()[-1]["type"] == "daemon.stopped"
