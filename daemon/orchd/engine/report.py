@@ -79,8 +79,10 @@ class ProgressReport:
 
     def set_result(self, outcome: Outcome) -> None:
         """Note the outcome, and wake the run up."""
-        self._heard(self._run, outcome)
-        self.answered.set_result(outcome)
+        try:
+            self._heard(self._run, outcome)
+        finally:
+            self.answered.set_result(outcome)
 
     def set_exception(self, error: BaseException) -> None:
         """Raise an error in the run."""
