@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from enum import StrEnum
 from typing import Any
 
@@ -45,6 +46,7 @@ class Run:
         "context",
         "ended",
         "executor",
+        "held",
         "in_body",
         "output",
         "pending_reports",
@@ -89,6 +91,8 @@ class Run:
         """How many of its reports, of progress or of its end, are on their way."""
         self.pending_reports = 0
         """How many reports of its end are on their way; while any is, it has a slot."""
+        self.held: tuple[Callable[[], None], ...] = ()
+        """What sends those that wait until its progress is on disk."""
 
     @property
     def token(self) -> int:

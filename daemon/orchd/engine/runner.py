@@ -249,6 +249,10 @@ class Runner:
             return await report.answered
         finally:
             run.committing -= 1
+            if not run.committing:
+                held, run.held = run.held, ()
+                for send in held:
+                    send()
 
     def _heard_progress(self, run: Run, outcome: Outcome) -> None:
         if isinstance(outcome, Refusal) and outcome.code == "rejected":
@@ -270,12 +274,21 @@ class Runner:
             self._report(run, command)
 
     def _report(self, run: Run, command: TaskCommand, *, is_last: bool = False) -> None:
-        request = self._request(run, command)
-        report = EndReport(run, is_last=is_last, heard=self._heard_end)
         # A second report frees no second slot.
         ends_run = run.pending_reports == 0
         run.pending_reports += 1
-        self.workshop.report(request, report, ends_run=ends_run)
+
+        def send() -> None:
+            report = EndReport(run, is_last=is_last, heard=self._heard_end)
+            request = self._request(run, command)
+            self.workshop.report(request, report, ends_run=ends_run)
+
+        if run.committing:
+            # In a commit of its own it might overtake the progress that is on its way, and
+            # the task would be another's before its result is recorded.
+            run.held = (*run.held, send)
+        else:
+            send()
 
     def _heard_end(self, run: Run, answer: Answer, is_last: bool) -> None:
         run.pending_reports -= 1

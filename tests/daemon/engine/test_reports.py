@@ -64,7 +64,7 @@ def _records_result(request: Request) -> bool:
 @pytest.mark.parametrize(
     ("error", "end"), [(None, "retried"), (asyncio.CancelledError(), "released")]
 )
-async def test_a_rejected_result_is_known_before_the_end_in_the_same_commit(
+async def test_an_end_follows_the_progress_that_is_on_its_way(
     start: Open, database_url: str, error: BaseException | None, end: str
 ) -> None:
     verdict = StubbornVerdict(error)
@@ -81,7 +81,7 @@ async def test_a_rejected_result_is_known_before_the_end_in_the_same_commit(
     await until(lambda: any(_records_result(entry.request) for entry in pending))
     verdict.released.set()
     await until(lambda: run.ended)
-    assert len(pending) == 2
+    assert len(pending) == 1, "the end waits until the result is on disk"
     held.go_on.set()
     await drain
     await asyncio.sleep(0.1)
@@ -91,6 +91,39 @@ async def test_a_rejected_result_is_known_before_the_end_in_the_same_commit(
     assert await harness.event_types("a") == [
         *("submitted", "started", end),
         *("started", "completed"),
+    ]
+
+
+async def test_an_end_does_not_overtake_the_result_in_another_commit(
+    start: Open, database_url: str
+) -> None:
+    verdict, go_on = StubbornVerdict(asyncio.CancelledError()), asyncio.Event()
+    judge = ScriptedVerifier([verdict], inline=True)
+    settings = settings_for(database_url, kill_grace_seconds=0.0)
+    harness = await start(ScriptedExecutor(), verifiers=[judge], settings=settings)
+    engine, commit, asked = harness.engine, harness.ledger.commit, asyncio.Event()
+    engine.committer.wave_min = 1
+
+    async def hold_results(requests: Any, *, command_id: str) -> list[Outcome]:
+        if any(map(_records_result, requests)):
+            asked.set()
+            await go_on.wait()
+        return await commit(requests, command_id=command_id)
+
+    harness.ledger.commit = hold_results  # type: ignore[method-assign]  # a fault
+    await harness.submit("a", verifiers=("judge",))
+    await until(lambda: bool(judge.calls))
+    [run] = engine.runs()
+    drain = asyncio.create_task(engine.drain(0.0))
+    await until(asked.is_set)
+    verdict.released.set()
+    await until(lambda: run.ended)
+    await asyncio.sleep(0.2)
+    assert await harness.event_types("a") == ["submitted", "started"]
+    go_on.set()
+    await drain
+    assert await harness.event_types("a") == [
+        *("submitted", "started", "executed", "released"),
     ]
 
 
