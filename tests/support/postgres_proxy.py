@@ -258,10 +258,13 @@ class _Link:
                 if holding and kind in ROUND_TRIP_TYPES:
                     holding = False
                     self._proxy.wait_for_release()
-                self._server.sendall(message)
-                if cutting and kind in ROUND_TRIP_TYPES:
-                    # The server's side stays open: it carries out what it was sent.
+                is_last = cutting and kind in ROUND_TRIP_TYPES
+                if is_last:
+                    # Before the server can answer, or the answer might get through.
                     _shut(self._client)
+                self._server.sendall(message)
+                if is_last:
+                    # The server's side stays open: it carries out what it was sent.
                     self._proxy.note_cut()
                     return
         except (OSError, EOFError):
