@@ -60,7 +60,7 @@ CONNECT = {
 TURN_ITEMS_MIN = 16
 """From so many items on, the batches of one process take turns in the database."""
 _TAKE_TURN = "SELECT pg_advisory_xact_lock(%s, %s)"
-TURNS = 0x6F726368
+TURN_CLASS = 0x6F726368
 """What tells the locks for these turns from all others: "orch"."""
 
 
@@ -75,8 +75,9 @@ class PostgresBackend:
         self._wire = Wire(projections)
         self._call = append_call(tuple(projections.values()))
         self._turn: int | None = None
-        """The lock that the larger batches of this process take: the server's name for its
-        first connection, which no other process has meanwhile."""
+        """The lock that the larger batches of this process take: the server's number for
+        its first connection. When that has ended another process may get the same one, and
+        the two take turns, which is slower and not wrong."""
         self._parameters = postgres_parameters(url) | CONNECT
         self._readers = Pool(self._connect, _settle, kept=readers, most=2 * readers)
         self._writers = Pool(
@@ -161,7 +162,7 @@ class PostgresBackend:
                     # A batch that began before the last one has ended would keep alive
                     # what that one replaced, and the page would have no room for what
                     # this one writes. The lock ends with the transaction.
-                    writer.connection.execute(_TAKE_TURN, (TURNS, self._turn))
+                    writer.connection.execute(_TAKE_TURN, (TURN_CLASS, self._turn))
                 cursor = writer.connection.execute(self._call, parameters)
                 send_all(writer.connection)
                 self.on_sent()

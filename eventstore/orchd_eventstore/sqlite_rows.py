@@ -45,7 +45,7 @@ class RowWriter:
         self, execute: Callable[..., Any], items: Sequence[Append], change: Change
     ) -> list[bool]:
         """Update rows; tell for each whether it had the version that was expected."""
-        columns = (*self._written(change), self._projection.key)
+        columns = (*self._columns_of(change), self._projection.key)
         rows = [(*self._values(item, columns), item.expected_version) for item in items]
         return self._write(execute, items, rows, lambda count: self._update(change, count))
 
@@ -76,7 +76,7 @@ class RowWriter:
         require_no_nul(item, values)
         return values
 
-    def _written(self, change: Change) -> tuple[str, ...]:
+    def _columns_of(self, change: Change) -> tuple[str, ...]:
         columns = self._projection.mutable
         return columns if change is None else tuple(c for c in columns if c in change)
 
@@ -89,7 +89,7 @@ class RowWriter:
         table, key, columns = (
             self._projection.table.name,
             self._projection.key,
-            self._written(change),
+            self._columns_of(change),
         )
         # SQLite names the columns of VALUES itself: column1, column2, …
         changes = ", ".join(

@@ -111,6 +111,23 @@ def corner(
         require_all(job, crashed=dead)
 
 
+def test_only_who_died_where_the_poison_had_survived_was_robbed() -> None:
+    poison = Order("poison", "looped", 0.1, "exhaust")
+
+    def event(task: str, kind: str, **data: str) -> Event:
+        return Event(1, f"task-{task}", 1, f"task.{kind}", data, {})
+
+    began = [event("poison", "started", worker="w1"), event("a", "started", worker="w1")]
+    died = [event("a", "failed", error_class="crashed")]
+    assert robbed([*began, *died], poison) == set()
+    survived = [event("poison", "retried", error_class="exception")]
+    assert robbed([*began, *survived, *died], poison) == {"a"}
+    elsewhere = [event("a", "started", worker="w2")]
+    assert robbed([*began, *survived, *elsewhere, *died], poison) == set()
+    failed = [event("a", "failed", error_class="exception")]
+    assert robbed([*began, *survived, *failed], poison) == set()
+
+
 @pytest.mark.timeout(600 if FULL else 120)
 def test_a_task_that_kills_its_daemon_is_cornered_on_sqlite(
     home: Path, sqlite_state: str, figures: Figures

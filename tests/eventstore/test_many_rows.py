@@ -92,3 +92,14 @@ def test_a_key_that_the_table_stores_as_something_else_is_refused(
     assert rows(store) == {}
     assert store.head().position == 0
     store.close()
+
+
+def test_of_two_new_streams_with_one_key_the_first_wins(sqlite_url: str) -> None:
+    create_schema(sqlite_url)
+    store = open_store(sqlite_url)
+    first, second = thing("a"), thing("b")
+    assert isinstance(second.row, dict)
+    second.row["id"] = "a"
+    assert won(store, [first, second], "twins") == {first.stream}
+    assert [event.stream for event in store.read_all()] == [first.stream]
+    store.close()

@@ -12,7 +12,7 @@ import pytest
 
 from orchd_eventstore import Append, Appended, Commit, EventStore, StoreUnavailable
 from orchd_eventstore import postgres as module
-from orchd_eventstore.postgres import TURN_ITEMS_MIN, TURNS, PostgresBackend
+from orchd_eventstore.postgres import TURN_CLASS, TURN_ITEMS_MIN, PostgresBackend
 from support.eventstores import open_store, thing
 from support.waiting import wait_until
 
@@ -33,7 +33,7 @@ def turn_taken(store: EventStore, url: str) -> Iterator[psycopg.Connection[Any]]
     assert isinstance(backend, PostgresBackend)
     store.append(items("first", 1), command_id="first")
     with psycopg.connect(url, autocommit=True) as other:
-        other.execute("SELECT pg_advisory_lock(%s, %s)", (TURNS, backend._turn))
+        other.execute("SELECT pg_advisory_lock(%s, %s)", (TURN_CLASS, backend._turn))
         yield other
 
 

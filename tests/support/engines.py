@@ -22,16 +22,18 @@ from orchd.engine.observer import Observer
 from orchd.executors.port import ExecutorAnswer, RunContext, Success
 from orchd.ledger.opening import open_ledger
 from orchd.ledger.port import (
+    ActOnTask,
     Ledger,
     LogEntry,
     Origin,
     Outcome,
     Refusal,
+    Request,
     SubmitTask,
     Submitted,
 )
 from orchd.system import RealSystem
-from orchd.tasks.commands import Submit
+from orchd.tasks.commands import RecordResult, Submit
 from orchd.tasks.events import TaskSubmitted
 from orchd.tasks.state import TaskState
 from orchd.verifiers.port import Passed, VerifierAnswer
@@ -245,3 +247,8 @@ async def until(condition: Callable[[], bool], timeout_seconds: float = 10.0) ->
     async with asyncio.timeout(timeout_seconds):
         while not condition():
             await asyncio.sleep(0.005)
+
+
+def records_result(request: Request) -> bool:
+    """Tell whether a request records the result of a run that goes on."""
+    return isinstance(request, ActOnTask) and isinstance(request.command, RecordResult)

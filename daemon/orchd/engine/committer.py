@@ -162,9 +162,11 @@ class Committer:
             for place, request in enumerate(requests)
         ]
 
-    def _add(self, request: Request, **how: bool) -> asyncio.Future[Outcome]:
+    def _add(
+        self, request: Request, *, goes_along: bool = False
+    ) -> asyncio.Future[Outcome]:
         future: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
-        self._queue(Entry(request, future, **how))
+        self._queue(Entry(request, future, goes_along=goes_along))
         return future
 
     def _queue(self, entry: Entry) -> None:

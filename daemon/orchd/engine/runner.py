@@ -250,9 +250,7 @@ class Runner:
         finally:
             run.committing -= 1
             if not run.committing:
-                held, run.held = run.held, ()
-                for send in held:
-                    send()
+                _send_held(run)
 
     def _heard_progress(self, run: Run, outcome: Outcome) -> None:
         if isinstance(outcome, Refusal) and outcome.code == "rejected":
@@ -343,6 +341,12 @@ class Runner:
         return ActOnTask(
             task_id=run.state.id, command=command, origin=origin, known=run.state
         )
+
+
+def _send_held(run: Run) -> None:
+    held, run.held = run.held, ()
+    for send in held:
+        send()
 
 
 def _still_holds(run: Run, outcome: Outcome) -> bool:

@@ -340,12 +340,13 @@ class Operations:
     async def now(self) -> int:
         """Return the ledger's clock in microseconds, to within network delay."""
         at = self._system.monotonic()
-        if self._synchronised_at is None or at - self._synchronised_at > CLOCK_SECONDS:
-            if self._synchronised_at is not None:
-                # Who asks meanwhile goes by what is known.
-                self._synchronised_at = at
+        if self._synchronised_at is None:
             await self._clock.synchronise()
             self._synchronised_at = at
+        elif at - self._synchronised_at > CLOCK_SECONDS:
+            # Before it is known: who asks meanwhile goes by what was heard last.
+            self._synchronised_at = at
+            await self._clock.synchronise()
         return self._clock.now()
 
     # --- helpers ------------------------------------------------------------------------
@@ -390,7 +391,6 @@ class Operations:
             # One look for all who ask meanwhile: whenever a second is over, hundreds of
             # submissions would each ask the database the same.
             self._look = asyncio.create_task(self._look_around(at))
-            self._look.add_done_callback(_forget)
         return await asyncio.shield(self._look)
 
     async def _look_around(self, at: float) -> Surroundings:
@@ -403,12 +403,6 @@ class Operations:
         )
         self._around = (at, around)
         return around
-
-
-def _forget(look: asyncio.Task[Surroundings]) -> None:
-    # It may be that nobody waits for it any more.
-    if not look.cancelled():
-        look.exception()
 
 
 def known_names(settings: Settings, around: Surroundings) -> Known:

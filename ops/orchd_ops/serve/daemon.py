@@ -153,7 +153,6 @@ class Daemon:
         local = self._local.open()
         hosts = self._settings.server.allowed_hosts
         await self._engine.start()
-        self._phase = Phase.SERVING
         self._recording = asyncio.create_task(self._record_start())
         # Who connects meanwhile waits until it is served.
         if not await self._done_unless_stopped(asyncio.to_thread(self._open_entrance)):

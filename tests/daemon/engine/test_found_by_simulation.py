@@ -18,21 +18,19 @@ from orchd.engine.run import Stop
 from orchd.executors.port import ExecutorAnswer, RunContext, Success
 from orchd.interfaces import TaskStatus
 from orchd.ledger.port import (
-    ActOnTask,
     Claimed,
     ClaimedTask,
     LedgerUnavailable,
     Outcome,
     Refusal,
-    Request,
     WorkerView,
 )
-from orchd.tasks.commands import RecordResult
 from support.engines import (
     Harness,
     ScriptedExecutor,
     ScriptedVerifier,
     StubbornVerdict,
+    records_result,
     settings_for,
     until,
 )
@@ -163,7 +161,7 @@ async def test_a_run_whose_commit_is_on_its_way_is_not_left_behind(
     held = asyncio.Event()
 
     async def hold_result(requests: Any, *, command_id: str) -> list[Outcome]:
-        if any(_records_result(request) for request in requests) and not held.is_set():
+        if any(records_result(request) for request in requests) and not held.is_set():
             held.set()
             # Meanwhile the moment passes at which bodies are left behind.
             await asyncio.sleep(1.2)
@@ -271,7 +269,7 @@ async def test_a_run_whose_result_is_rejected_ends_once_although_its_end_is_on_i
     asked = asyncio.Event()
 
     async def reject(requests: Any, *, command_id: str) -> list[Outcome]:
-        if asked.is_set() or not any(map(_records_result, requests)):
+        if asked.is_set() or not any(map(records_result, requests)):
             return await commit(requests, command_id=command_id)
         asked.set()
         await answers.wait()
@@ -294,10 +292,6 @@ async def test_a_run_whose_result_is_rejected_ends_once_although_its_end_is_on_i
         *("submitted", "started", end),
         *("started", "completed"),
     ]
-
-
-def _records_result(request: Request) -> bool:
-    return isinstance(request, ActOnTask) and isinstance(request.command, RecordResult)
 
 
 # --- leases ---------------------------------------------------------------------------

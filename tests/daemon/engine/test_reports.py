@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import time
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
 from daemon.engine.conftest import Open
-from orchd.ledger.port import ActOnTask, LedgerUnavailable, Outcome, Refusal, Request
-from orchd.tasks.commands import RecordResult
+from orchd.engine.report import ProgressReport
+from orchd.ledger.port import ActOnTask, LedgerUnavailable, Outcome, Refusal
 from support.engines import (
     Harness,
     ScriptedExecutor,
     ScriptedVerifier,
     StubbornVerdict,
+    records_result,
     settings_for,
     until,
 )
@@ -37,11 +38,11 @@ class Held:
     async def _reject_results(self, requests: Any, *, command_id: str) -> list[Outcome]:
         if self.is_holding:
             await self.go_on.wait()
-        kept = [request for request in requests if not _records_result(request)]
+        kept = [request for request in requests if not records_result(request)]
         answers = iter(await self._commit(kept, command_id=command_id) if kept else ())
         return [
             Refusal(code="rejected", detail="not storable")
-            if _records_result(request)
+            if records_result(request)
             else next(answers)
             for request in requests
         ]
@@ -55,10 +56,6 @@ class Held:
                 name = f"other{commit}-{number}"
                 engine.offer(harness.request(name, executor="nobody"))
             await asyncio.sleep(0.05)
-
-
-def _records_result(request: Request) -> bool:
-    return isinstance(request, ActOnTask) and isinstance(request.command, RecordResult)
 
 
 @pytest.mark.parametrize(
@@ -78,7 +75,7 @@ async def test_an_end_follows_the_progress_that_is_on_its_way(
     await held.keep_busy()
     drain = asyncio.create_task(engine.drain(0.0))
     pending = engine.committer._pending
-    await until(lambda: any(_records_result(entry.request) for entry in pending))
+    await until(lambda: any(records_result(entry.request) for entry in pending))
     verdict.released.set()
     await until(lambda: run.ended)
     assert len(pending) == 1, "the end waits until the result is on disk"
@@ -105,7 +102,7 @@ async def test_an_end_does_not_overtake_the_result_in_another_commit(
     engine.committer.wave_min = 1
 
     async def hold_results(requests: Any, *, command_id: str) -> list[Outcome]:
-        if any(map(_records_result, requests)):
+        if any(map(records_result, requests)):
             asked.set()
             await go_on.wait()
         return await commit(requests, command_id=command_id)
@@ -170,3 +167,15 @@ async def test_a_reply_that_fails_stops_nobody_else(
     await harness.settle()
     assert told == ["the slot resists"]
     assert await harness.event_types("b") == ["submitted", "started", "completed"]
+
+
+async def test_a_run_goes_on_even_if_its_progress_could_not_be_noted() -> None:
+    def fail(run: Any, outcome: Outcome) -> None:
+        raise RuntimeError("it cannot be noted")
+
+    report = ProgressReport(cast(Any, object()), fail)
+    refusal = Refusal(code="stale", detail="too late")
+    with pytest.raises(RuntimeError):
+        report.set_result(refusal)
+    assert report.done()
+    assert await report.answered == refusal

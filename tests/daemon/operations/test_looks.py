@@ -13,6 +13,7 @@ from orchd.ledger.opening import open_ledger
 from orchd.ledger.port import LedgerUnavailable, QueueView
 from orchd.ledger.sql import SQLLedger
 from orchd.operations import Caller, DirectCommitter, Operations
+from orchd.operations.operations import CLOCK_SECONDS
 from orchd.system import RealSystem
 from support.engines import settings_for
 
@@ -25,10 +26,12 @@ class Site:
 
     def __init__(self, ledger: SQLLedger, url: str) -> None:
         system = RealSystem()
-        self.looks = 0
+        self.looks = self.clock_reads = 0
         self.is_away = False
         self._queues = ledger.queues
+        self._now = ledger.now
         ledger.queues = self._counted  # type: ignore[method-assign]  # it counts
+        ledger.now = self._counted_now  # type: ignore[method-assign]  # it counts
         self.operations = Operations(
             ledger=ledger,
             commit=DirectCommitter(ledger, system),
@@ -41,6 +44,10 @@ class Site:
         if self.is_away:
             raise LedgerUnavailable("it is away")
         return await self._queues()
+
+    async def _counted_now(self) -> int:
+        self.clock_reads += 1
+        return await self._now()
 
     def submit(self, number: int) -> Any:
         body = {"id": f"t{number}", "description": "work", "executor": "work"}
@@ -81,3 +88,13 @@ async def test_who_gives_up_waiting_takes_the_look_from_nobody(site: Site) -> No
     first.cancel()
     assert (await second).created
     assert site.looks == 1
+
+
+async def test_submissions_that_come_together_ask_for_the_time_once(site: Site) -> None:
+    await site.submit(0)
+    site.clock_reads = 0
+    assert site.operations._synchronised_at is not None
+    site.operations._synchronised_at -= 2 * CLOCK_SECONDS
+    made = await asyncio.gather(*(site.submit(n) for n in range(1, TOGETHER)))
+    assert all(one.created for one in made)
+    assert site.clock_reads == 1

@@ -3,46 +3,14 @@
 import logging
 import shutil
 import signal
-import socket
 import subprocess
 import sys
-from collections.abc import Iterator
 from importlib.resources import files
 from pathlib import Path
 
-import pytest
-
+from ops.serve.conftest import Manager
 from orchd_ops.serve.log_lines import LineFormatter
 from support.command_line import CommandLine
-
-
-class Manager:
-    """The socket that a service manager listens on."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
-        self._socket.bind(str(path))
-        self._socket.settimeout(30)
-
-    def wait_for(self, assignment: str) -> list[str]:
-        """Return the message in which `assignment` comes."""
-        while True:
-            lines = self._socket.recv(4096).decode().splitlines()
-            if any(line.startswith(assignment) for line in lines):
-                return lines
-
-    def close(self) -> None:
-        """Stop listening."""
-        self._socket.close()
-
-
-@pytest.fixture
-def manager(tmp_path: Path) -> Iterator[Manager]:
-    """A service manager."""
-    opened = Manager(tmp_path / "notify")
-    yield opened
-    opened.close()
 
 
 def test_systemd_hears_of_every_turn(cli: CommandLine, manager: Manager) -> None:

@@ -9,8 +9,10 @@ from pathlib import Path
 
 import pytest
 
+from ops.serve.conftest import Manager
 from support.daemons import Installation
 from support.processes import ServerProcess
+from support.waiting import wait_until
 
 IMPORT_SECONDS = 4.0
 """How long importing what serves HTTP takes here."""
@@ -75,6 +77,20 @@ def test_a_signal_during_the_import_ends_what_has_begun_and_begins_nothing(
     assert events.count("task.started") <= 3
     assert events[-1] == "daemon.stopped"
     assert "listening" not in daemon.log
+
+
+def test_a_reload_during_the_import_is_not_taken_for_the_end_of_the_start(
+    installed: Installation, manager: Manager
+) -> None:
+    installed.environment["NOTIFY_SOCKET"] = str(manager.path)
+    daemon = started(installed)
+    daemon.process.send_signal(signal.SIGHUP)
+    wait_until(lambda: "was read anew" in daemon.log)
+    assert "listening" not in daemon.log
+    assert "READY=1" not in manager.heard()
+    manager.wait_for("READY=1")
+    assert "listening" in daemon.log
+    daemon.stop()
 
 
 def test_two_signals_during_the_import_stop_at_once_and_in_order(
