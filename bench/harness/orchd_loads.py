@@ -14,7 +14,7 @@ from harness.loads import NoProgress
 from harness.orchd_trial import OrchdTrial
 from harness.paths import BENCH
 from harness.samples import percentile
-from harness.trials import done_of
+from harness.trials import Done, done_of
 from peers.protocol import payload
 from support.daemons import TOKEN
 
@@ -26,7 +26,12 @@ SCRAPE_SECONDS = 15.0
 
 def http(trial: OrchdTrial, folder: Path, clients: int, seconds: float) -> dict[str, float]:
     """Let many clients submit single tasks over HTTP at the same time."""
-    address = trial.intake().address()
+    done = submit_over_http(trial.intake().address(), folder, clients, seconds)
+    return {"http_per_second": done.per_second}
+
+
+def submit_over_http(address: str, folder: Path, clients: int, seconds: float) -> Done:
+    """Let many clients submit to a server, from a process of their own."""
     command = [sys.executable, "-m", "harness.http_load", address, TOKEN]
     paths = [str(BENCH), str(BENCH.parent / "tests"), os.environ.get("PYTHONPATH", "")]
     told = run_once(
@@ -35,7 +40,7 @@ def http(trial: OrchdTrial, folder: Path, clients: int, seconds: float) -> dict[
         folder=folder,
         errors=folder / "http.err",
     )
-    return {"http_per_second": done_of(told).per_second}
+    return done_of(told)
 
 
 def in_flight(trial: OrchdTrial, count: int, seconds: float) -> dict[str, float]:
