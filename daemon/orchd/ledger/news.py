@@ -29,8 +29,14 @@ class NewsHub:
         self._closed = threading.Event()
 
     async def listen(self) -> AsyncIterator[None]:
-        """Yield whenever the log may have grown, at least once in `NEWS_SECONDS`."""
+        """Yield at once, and whenever the log may have grown, at least once in
+        `NEWS_SECONDS`.
+
+        Who looks at the log after each of these misses nothing: the first one stands for
+        what came before anybody listened.
+        """
         news = asyncio.Event()
+        news.set()
         with self._lock:
             self._listeners[news] = asyncio.get_running_loop()
             self._start()
@@ -46,16 +52,22 @@ class NewsHub:
     def _start(self) -> None:
         if self._thread is None and not self._closed.is_set():
             self._thread = threading.Thread(
-                target=self._wait, name="orchd-ledger-news", daemon=True
+                target=self._wait,
+                args=(self._store.hints(),),
+                name="orchd-ledger-news",
+                daemon=True,
             )
             self._thread.start()
 
-    def _wait(self) -> None:
+    def _wait(self, seen: int) -> None:
         while not self._closed.is_set():
             try:
-                self._store.wait(NEWS_SECONDS)
+                self._store.wait(NEWS_SECONDS, seen=seen)
             except StoreUnavailable:
                 self._closed.wait(RETRY_SECONDS)
+            # Taken before anybody is told: who looks then sees what is counted here, and
+            # what comes meanwhile ends the next wait at once.
+            seen = self._store.hints()
             self._tell()
 
     def _tell(self) -> None:

@@ -439,5 +439,5 @@ class Ledger(Protocol):
         ...
 
     def news(self) -> AsyncIterator[None]:
-        """Yield whenever the log may have grown (a hint; at least every five seconds)."""
+        """Yield at once, when the log may have grown, and at least every five seconds."""
         ...

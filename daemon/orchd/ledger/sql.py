@@ -360,5 +360,5 @@ class SQLLedger:
     # --- news -------------------------------------------------------------------------
 
     def news(self) -> AsyncIterator[None]:
-        """Yield whenever the log may have grown; at least every five seconds."""
+        """Yield at once, when the log may have grown, and at least every five seconds."""
         return self._news.listen()
