@@ -11,7 +11,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from typing import Any
 
 import psycopg
-from psycopg.pq import TransactionStatus
+from psycopg.pq import ExecStatus, TransactionStatus
 
 from orchd_eventstore.addresses import postgres_parameters
 from orchd_eventstore.backend import (
@@ -59,9 +59,11 @@ CONNECT = {
 }
 TURN_ITEMS_MIN = 16
 """From so many items on, the batches of one process take turns in the database."""
-_TAKE_TURN = "SELECT pg_advisory_xact_lock(%s, %s)"
 TURN_CLASS = 0x6F726368
 """What tells the locks for these turns from all others: "orch"."""
+_TAKE_TURN = "SELECT pg_advisory_lock(%s, %s)"
+_END_TURN = "SELECT pg_advisory_unlock(%s, %s)"
+_END_ALL_TURNS = "SELECT pg_advisory_unlock_all()"
 
 
 class PostgresBackend:
@@ -128,7 +130,7 @@ class PostgresBackend:
             try:
                 return run_all(writer.connection, writer.pipeline, statements)
             except Exception:
-                synchronise(writer.pipeline)
+                writer.close()
                 raise
 
     def append(
@@ -156,21 +158,42 @@ class PostgresBackend:
         producer: Producer | None,
     ) -> Answer:
         parameters = self._wire.parameters(items, command_id, blobs, producer)
+        turn = self._turn if len(items) >= TURN_ITEMS_MIN else None
         with self._writer() as writer, translated(at_commit=True):
+            cursor = writer.connection.cursor()
             try:
-                if len(items) >= TURN_ITEMS_MIN:
-                    # A batch that began before the last one has ended would keep alive
-                    # what that one replaced, and the page would have no room for what
-                    # this one writes. The lock ends with the transaction.
-                    writer.connection.execute(_TAKE_TURN, (TURN_CLASS, self._turn))
-                cursor = writer.connection.execute(self._call, parameters)
-                send_all(writer.connection)
+                self._send(writer, cursor, parameters, turn)
                 self.on_sent()
                 writer.pipeline.sync()
-                return decode_answer(cursor.fetchone()[0])
             except Exception:
-                synchronise(writer.pipeline)
-                raise
+                writer.recover(turn)
+                if not _is_answered(cursor):
+                    raise
+            return decode_answer(cursor.fetchone()[0])
+
+    def _send(
+        self,
+        writer: PipelinedConnection,
+        cursor: Any,
+        parameters: list[Any],
+        turn: int | None,
+    ) -> None:
+        """Send an append, with a turn around it if it takes one, in one piece.
+
+        A batch that began before the last one has ended would keep alive what that one
+        replaced, and the page would have no room for what this one writes. The lock is the
+        session's, and each of the three is a transaction of its own: newer servers let no
+        procedure commit after another statement of its transaction. A batch whose turn
+        does not come in time is appended without one.
+        """
+        if turn is not None:
+            writer.connection.execute(_TAKE_TURN, (TURN_CLASS, turn))
+            writer.end_transaction()
+        cursor.execute(self._call, parameters)
+        if turn is not None:
+            writer.end_transaction()
+            writer.connection.execute(_END_TURN, (TURN_CLASS, turn))
+        send_all(writer.connection)
 
     def _bisect(
         self,
@@ -246,6 +269,20 @@ class PipelinedConnection:
         self.connection: Any = connection
         self._open = ExitStack()
         self.pipeline: Any = self._open.enter_context(connection.pipeline())
+
+    def end_transaction(self) -> None:
+        """Let what follows commit, and fail, apart from what came before."""
+        # The public way waits for the answers.
+        self.pipeline._enqueue_sync()
+
+    def recover(self, turn: int | None) -> None:
+        """Make it usable again after an error; it must not keep a turn."""
+        synchronise(self.pipeline)
+        if turn is not None:
+            try:
+                run_all(self.connection, self.pipeline, [(_END_ALL_TURNS, ())])
+            except Exception:
+                self.close()
 
     def close(self) -> None:
         """Disconnect without a word: a server that is silent would be waited for."""
@@ -333,6 +370,12 @@ def synchronise(pipeline: Any) -> None:
     """Make a pipeline usable again: an error leaves it aborted until it is synchronised."""
     with suppress(Exception):
         pipeline.sync()
+
+
+def _is_answered(cursor: Any) -> bool:
+    """Tell whether a call was answered, whatever failed beside it."""
+    result = cursor.pgresult
+    return result is not None and result.status == ExecStatus.TUPLES_OK
 
 
 def _lonely(command_id: str, outcome: Rejected) -> Commit:

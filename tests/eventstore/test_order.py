@@ -19,6 +19,7 @@ from support.eventstores import (
     waiting_backends,
 )
 from support.postgres_proxy import PostgresProxy
+from support.waiting import wait_until
 
 WRITERS = 8
 COMMITS_PER_WRITER = 40
@@ -238,8 +239,27 @@ def test_an_append_is_one_round_trip(
     for number in range(8):  # the driver prepares a statement that it has seen often
         proxied_store.append([bare("warm")], command_id=f"warm{number}")
     before = proxy.round_trips
-    proxied_store.append([thing(f"n{n}") for n in range(100)], command_id="c")
+    proxied_store.append([thing(f"n{n}") for n in range(15)], command_id="c")
     assert proxy.round_trips - before == 1
+
+
+def test_a_large_append_with_its_turn_is_sent_in_one_piece(
+    proxied_store: EventStore, proxy: PostgresProxy
+) -> None:
+    proxied_store.append([bare("warm")], command_id="warm")
+    batch = [thing(f"n{n}") for n in range(100)]
+    before = proxy.round_trips
+    proxy.hold_answers()
+    thread = threading.Thread(target=lambda: proxied_store.append(batch, command_id="c"))
+    thread.start()
+    try:
+        # The lock, the append and the end of the lock.
+        wait_until(lambda: proxy.round_trips - before == 3)
+    finally:
+        proxy.release()
+    thread.join(10)
+    assert proxy.round_trips - before == 3
+    assert proxied_store.head().position == 101
 
 
 def test_a_session_with_one_read_is_two_round_trips(

@@ -10,7 +10,7 @@ from typing import Any
 import psycopg
 import pytest
 
-from orchd_eventstore import Append, Appended, Commit, EventStore, StoreUnavailable
+from orchd_eventstore import Append, Appended, Commit, EventStore, Rejected
 from orchd_eventstore import postgres as module
 from orchd_eventstore.postgres import TURN_CLASS, TURN_ITEMS_MIN, PostgresBackend
 from support.eventstores import open_store, thing
@@ -37,6 +37,17 @@ def turn_taken(store: EventStore, url: str) -> Iterator[psycopg.Connection[Any]]
         yield other
 
 
+@pytest.fixture
+def impatient(
+    postgres_store_url: str, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[EventStore]:
+    """A store that does not wait long for any lock."""
+    monkeypatch.setitem(module.SESSION, "lock_timeout", "200ms")
+    opened = open_store(postgres_store_url)
+    yield opened
+    opened.close()
+
+
 def test_a_large_batch_waits_for_the_one_before_it(
     postgres_store: EventStore, postgres_store_url: str
 ) -> None:
@@ -58,17 +69,44 @@ def test_a_large_batch_waits_for_the_one_before_it(
     assert commits[0].first_position == early.last_position + 1
 
 
-def test_a_batch_whose_turn_does_not_come_is_repeated(
-    postgres_store_url: str, monkeypatch: pytest.MonkeyPatch
+def test_a_batch_whose_turn_does_not_come_is_appended_without_one(
+    postgres_store_url: str, impatient: EventStore
 ) -> None:
-    monkeypatch.setitem(module.SESSION, "lock_timeout", "200ms")
-    store = open_store(postgres_store_url)
     batch = items("a", TURN_ITEMS_MIN)
-    with turn_taken(store, postgres_store_url):
-        with pytest.raises(StoreUnavailable, match="lock timeout"):
-            store.append(batch, command_id="again")
-    assert store.head().position == 1
-    commit = store.append(batch, command_id="again")
+    with turn_taken(impatient, postgres_store_url):
+        commit = impatient.append(batch, command_id="without")
     assert not commit.repeated
-    assert store.head().position == 1 + TURN_ITEMS_MIN
-    store.close()
+    assert impatient.head().position == 1 + TURN_ITEMS_MIN
+
+
+@pytest.mark.parametrize("before", range(9))
+def test_a_connection_survives_a_turn_that_does_not_come(
+    postgres_store_url: str, impatient: EventStore, before: int
+) -> None:
+    """Whatever the driver was about to prepare in that moment."""
+    with turn_taken(impatient, postgres_store_url) as other:
+        other.execute("SELECT pg_advisory_unlock_all()")
+        for number in range(before):
+            name = f"before{number}-"
+            impatient.append(items(name, TURN_ITEMS_MIN), command_id=name)
+    with turn_taken(impatient, postgres_store_url):
+        impatient.append(items("late", TURN_ITEMS_MIN), command_id="late")
+    for number in range(3):
+        impatient.append(items(f"after{number}-", 1), command_id=f"after{number}")
+    assert impatient.append(items("large", 40), command_id="large").last_position
+
+
+def test_no_turn_is_kept(postgres_store: EventStore, postgres_store_url: str) -> None:
+    """Neither when a batch is stored, nor when it is not."""
+    bad = thing("bad", amount=-1)
+    commits = [
+        postgres_store.append(batch, command_id=f"c{number}")
+        for number, batch in enumerate((items("a", 20), [*items("b", 20), bad]))
+    ]
+    assert [type(outcome) for outcome in commits[1].outcomes] == [Appended] * 20 + [
+        Rejected
+    ]
+    postgres_store.append(items("a", 20), command_id="c0")
+    with psycopg.connect(postgres_store_url) as other:
+        kept = other.execute("SELECT * FROM pg_locks WHERE locktype = 'advisory'")
+        assert kept.fetchall() == []

@@ -167,16 +167,20 @@ def running_server(
 
 @contextlib.contextmanager
 def cluster(
-    *, fsync: bool = False, settings: dict[str, str] | None = None
+    *,
+    fsync: bool = False,
+    settings: dict[str, str] | None = None,
+    programs: Path | None = None,
 ) -> Iterator[Cluster]:
     """Give a running cluster of our own, which is removed afterwards.
 
-    Arguments as for `running_server`.
+    Arguments as for `running_server`; `programs` is the folder of its binaries when it is
+    not to be any that is there.
     """
     disk = "/tmp" if fsync else postgres_cluster.quick_disk()
     # In /tmp whatever TMPDIR says: the path of a socket has at most 107 bytes.
     with postgres_cluster.folder("/tmp") as base, postgres_cluster.folder(disk) as data:
-        binaries = postgres_cluster.readable_binaries(find_binaries(), base)
+        binaries = postgres_cluster.readable_binaries(programs or find_binaries(), base)
         postgres_cluster.initialise(binaries, data)
         chosen = SETTINGS | ({} if fsync else FAST_SETTINGS) | (settings or {})
         started = Cluster(binaries, data, chosen | {"unix_socket_directories": str(base)})
@@ -185,6 +189,13 @@ def cluster(
             yield started
         finally:
             started.stop()
+
+
+@contextlib.contextmanager
+def newest_server() -> Iterator[PostgresServer]:
+    """Give a server of the newest release that we have, whatever the rest is tested on."""
+    with cluster(programs=carried_binaries()) as started:
+        yield _own_server(started)
 
 
 @contextlib.contextmanager

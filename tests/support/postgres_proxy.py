@@ -23,7 +23,8 @@ HOLD_SECONDS_MAX = 60
 class PostgresProxy:
     """Listens on a port of its own; each connection has a pair of threads.
 
-    `round_trips` counts how often clients waited for the server. `hold(text)` stops the
+    `round_trips` counts how often clients could have waited for the server: whether they
+    did shows when it is asked what they send after `hold_answers`. `hold(text)` stops the
     next message that contains `text`, and `hold_sync_after(text)` the Sync that follows it,
     until `release`; `held` is set meanwhile.
     `on_message(text, action)` calls `action` before it passes the next message that
@@ -43,6 +44,8 @@ class PostgresProxy:
         self.cuts = 0
         self.held = threading.Event()
         self._released = threading.Event()
+        self.answering = threading.Event()
+        self.answering.set()
         self._swallows = False
         self._refuses = False
         self._hold_text: bytes | None = None
@@ -72,9 +75,14 @@ class PostgresProxy:
         self._released.clear()
         self._hold_sync_text = text
 
+    def hold_answers(self) -> None:
+        """Stop everything that the server says, and pass on what clients do."""
+        self.answering.clear()
+
     def release(self) -> None:
-        """Let the stopped message go on."""
+        """Let go on what was stopped."""
         self._released.set()
+        self.answering.set()
 
     def on_message(self, text: bytes, action: Callable[[], None]) -> None:
         """Call `action` when the next message with `text` arrives, before it goes on."""
@@ -274,6 +282,7 @@ class _Link:
         try:
             while answer := self._server.recv(65536):
                 self.flowing.wait()
+                self._proxy.answering.wait()
                 self._client.sendall(answer)
         finally:
             _shut(self._client)
