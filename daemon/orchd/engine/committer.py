@@ -98,6 +98,7 @@ class Committer:
         self._has_room = asyncio.Event()
         self._gathering = asyncio.Lock()
         self._tasks: list[asyncio.Task[None]] = []
+        self._stopped = False
         self._under_way: list[UnderWay] = []
         self._unsettled: set[str] = set()
         """Commands that had no answer and are repeated."""
@@ -130,7 +131,8 @@ class Committer:
         ]
 
     async def stop(self) -> None:
-        """Stop; what has not been committed is cancelled. Idempotent."""
+        """Stop for good; what has not been committed, and what comes, is cancelled."""
+        self._stopped = True
         tasks, self._tasks = self._tasks, []
         for task in tasks:
             task.cancel()
@@ -170,6 +172,9 @@ class Committer:
         return future
 
     def _queue(self, entry: Entry) -> None:
+        if self._stopped:
+            entry.reply.cancel()
+            return
         self._pending.append(entry)
         self._woken.set()
         if len(self._pending) == self.wave_min:

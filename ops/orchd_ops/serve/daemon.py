@@ -17,6 +17,7 @@ from orchd.engine.engine import Engine
 from orchd.engine.observer import Observer
 from orchd.engine.run import Stop
 from orchd.errors import OrchdError
+from orchd.executors.threads import in_thread
 from orchd.ledger.port import Ledger, LedgerUnavailable, Origin, RecordDaemon
 from orchd.operations import Operations
 from orchd.system import System
@@ -155,7 +156,7 @@ class Daemon:
         await self._engine.start()
         self._recording = asyncio.create_task(self._record_start())
         # Who connects meanwhile waits until it is served.
-        if not await self._done_unless_stopped(asyncio.to_thread(self._open_entrance)):
+        if not await self._done_unless_stopped(in_thread(self._open_entrance, "entrance")):
             return
         assert self._entrance is not None
         self._servers.append(

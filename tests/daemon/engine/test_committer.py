@@ -280,6 +280,12 @@ async def test_what_is_asked_for_together_is_one_commit(harness: Harness) -> Non
     assert commits == [{"0"}, {"1", "2"}, {"3"}], "an array is in two commits"
 
 
+async def test_what_comes_after_the_stop_is_cancelled(harness: Harness) -> None:
+    await harness.engine.stop()
+    assert harness.engine.offer(harness.request("late")).cancelled()
+    assert harness.engine.committer.idle
+
+
 class Overtaking:
     """Lets the second of two commits that are under way be answered before the first."""
 

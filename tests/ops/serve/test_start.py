@@ -14,15 +14,17 @@ from support.daemons import Installation
 from support.processes import ServerProcess
 from support.waiting import wait_until
 
-IMPORT_SECONDS = 4.0
-"""How long importing what serves HTTP takes here."""
+IMPORT_SECONDS = "IMPORT_SECONDS"
+"""The environment variable that tells how long importing what serves HTTP takes here."""
+STOP_SECONDS = 20
+"""Within so many seconds a daemon with short tasks has ended."""
 SLOW_IMPORT = f"""
-import sys, time
+import os, sys, time
 
 class Slow:
     def find_spec(self, name, path, target=None):
         if name == "orchd_ops.serve.entrance":
-            time.sleep({IMPORT_SECONDS})
+            time.sleep(float(os.environ["{IMPORT_SECONDS}"]))
 
 sys.meta_path.insert(0, Slow())
 """
@@ -47,8 +49,9 @@ def installed(tmp_path: Path) -> Installation:
     return made
 
 
-def started(installed: Installation) -> ServerProcess:
+def started(installed: Installation, *, import_seconds: float) -> ServerProcess:
     """Return a daemon whose first task has begun; nothing is served yet."""
+    installed.environment[IMPORT_SECONDS] = str(import_seconds)
     daemon = installed.serve()
     deadline = time.monotonic() + 20
     del installed.environment["PYTHONPATH"]
@@ -69,9 +72,9 @@ def daemon_works(installed: Installation) -> bool:
 def test_a_signal_during_the_import_ends_what_has_begun_and_begins_nothing(
     installed: Installation,
 ) -> None:
-    daemon = started(installed)
+    daemon = started(installed, import_seconds=2 * STOP_SECONDS)
     daemon.process.send_signal(signal.SIGTERM)
-    assert daemon.process.wait(IMPORT_SECONDS + 10) == 0, daemon.log
+    assert daemon.process.wait(STOP_SECONDS) == 0, daemon.log
     events = [event["type"] for event in installed.events()]
     assert events.count("task.started") == events.count("task.completed"), events
     assert events.count("task.started") <= 3
@@ -83,7 +86,7 @@ def test_a_reload_during_the_import_is_not_taken_for_the_end_of_the_start(
     installed: Installation, manager: Manager
 ) -> None:
     installed.environment["NOTIFY_SOCKET"] = str(manager.path)
-    daemon = started(installed)
+    daemon = started(installed, import_seconds=4)
     daemon.process.send_signal(signal.SIGHUP)
     wait_until(lambda: "was read anew" in daemon.log)
     assert "listening" not in daemon.log
@@ -97,10 +100,10 @@ def test_a_reload_during_the_import_is_not_taken_for_the_end_of_the_start(
 def test_two_signals_during_the_import_stop_at_once_and_in_order(
     installed: Installation,
 ) -> None:
-    daemon = started(installed)
+    daemon = started(installed, import_seconds=2 * STOP_SECONDS)
     daemon.process.send_signal(signal.SIGTERM)
     time.sleep(0.1)
     daemon.process.send_signal(signal.SIGTERM)
-    assert daemon.process.wait(IMPORT_SECONDS + 10) == 0, daemon.log
+    assert daemon.process.wait(STOP_SECONDS) == 0, daemon.log
     assert "without the database" not in daemon.log
     assert installed.events()[-1]["type"] == "daemon.stopped"
