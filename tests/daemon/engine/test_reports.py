@@ -81,7 +81,7 @@ async def test_an_end_follows_the_progress_that_is_on_its_way(
     assert len(pending) == 1, "the end waits until the result is on disk"
     held.go_on.set()
     await drain
-    await asyncio.sleep(0.1)
+    await until(lambda: not engine.running)
     assert await harness.event_types("a") == ["submitted", "started", end]
     engine.resume_claims()
     await harness.settle()
@@ -119,6 +119,8 @@ async def test_an_end_does_not_overtake_the_result_in_another_commit(
     assert await harness.event_types("a") == ["submitted", "started"]
     go_on.set()
     await drain
+    # The drain does not wait for ever, and most of its time is over.
+    await until(lambda: not engine.running)
     assert await harness.event_types("a") == [
         *("submitted", "started", "executed", "released"),
     ]
