@@ -29,7 +29,7 @@ from starlette.types import Receive, Scope, Send
 
 from harness.line_process import LineProcess
 from harness.orchd_loads import submit_over_http
-from harness.orchd_trial import OrchdTrial
+from harness.orchd_trial import START_SECONDS, OrchdTrial
 from harness.servers import POSTGRESQL, SQLITE, Servers
 from orchd_ops.http.listening import listen_tcp
 from orchd_ops.http.server import HTTPServer
@@ -39,7 +39,6 @@ BODY = b"x" * 800
 """As long as what the daemon answers."""
 WHOLE = b"HTTP/1.1 201 Created\r\ncontent-length: %d\r\n\r\n%b" % (len(BODY), BODY)
 HEADERS = [(b"content-length", b"%d" % len(BODY)), (b"content-type", b"application/json")]
-START_SECONDS = 30.0
 
 
 class Echo(asyncio.Protocol):

@@ -130,6 +130,8 @@ class PostgresBackend:
             try:
                 return run_all(writer.connection, writer.pipeline, statements)
             except Exception:
+                # What failed may have undone a statement that was prepared after it, and
+                # the driver would go on naming it.
                 writer.close()
                 raise
 
@@ -158,15 +160,16 @@ class PostgresBackend:
         producer: Producer | None,
     ) -> Answer:
         parameters = self._wire.parameters(items, command_id, blobs, producer)
-        turn = self._turn if len(items) >= TURN_ITEMS_MIN else None
         with self._writer() as writer, translated(at_commit=True):
+            # Only now: the first connection is what the turn is named after.
+            turn = self._turn if len(items) >= TURN_ITEMS_MIN else None
             cursor = writer.connection.cursor()
             try:
                 self._send(writer, cursor, parameters, turn)
                 self.on_sent()
                 writer.pipeline.sync()
             except Exception:
-                writer.recover(turn)
+                writer.recover()
                 if not _is_answered(cursor):
                     raise
             return decode_answer(cursor.fetchone()[0])
@@ -275,14 +278,13 @@ class PipelinedConnection:
         # The public way waits for the answers.
         self.pipeline._enqueue_sync()
 
-    def recover(self, turn: int | None) -> None:
-        """Make it usable again after an error; it must not keep a turn."""
+    def recover(self) -> None:
+        """Make it usable again after an error, without the turn that it may have."""
         synchronise(self.pipeline)
-        if turn is not None:
-            try:
-                run_all(self.connection, self.pipeline, [(_END_ALL_TURNS, ())])
-            except Exception:
-                self.close()
+        try:
+            run_all(self.connection, self.pipeline, [(_END_ALL_TURNS, ())])
+        except Exception:
+            self.close()
 
     def close(self) -> None:
         """Disconnect without a word: a server that is silent would be waited for."""

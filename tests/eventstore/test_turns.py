@@ -10,7 +10,7 @@ from typing import Any
 import psycopg
 import pytest
 
-from orchd_eventstore import Append, Appended, Commit, EventStore, Rejected
+from orchd_eventstore import Append, Appended, Commit, EventStore, EventStoreError, Rejected
 from orchd_eventstore import postgres as module
 from orchd_eventstore.postgres import TURN_CLASS, TURN_ITEMS_MIN, PostgresBackend
 from support.eventstores import open_store, thing
@@ -96,17 +96,47 @@ def test_a_connection_survives_a_turn_that_does_not_come(
     assert impatient.append(items("large", 40), command_id="large").last_position
 
 
-def test_no_turn_is_kept(postgres_store: EventStore, postgres_store_url: str) -> None:
-    """Neither when a batch is stored, nor when it is not."""
-    bad = thing("bad", amount=-1)
-    commits = [
-        postgres_store.append(batch, command_id=f"c{number}")
-        for number, batch in enumerate((items("a", 20), [*items("b", 20), bad]))
-    ]
-    assert [type(outcome) for outcome in commits[1].outcomes] == [Appended] * 20 + [
-        Rejected
-    ]
-    postgres_store.append(items("a", 20), command_id="c0")
-    with psycopg.connect(postgres_store_url) as other:
-        kept = other.execute("SELECT * FROM pg_locks WHERE locktype = 'advisory'")
-        assert kept.fetchall() == []
+def turns_kept(url: str) -> int:
+    """Return how many turns somebody has."""
+    with psycopg.connect(url) as other:
+        query = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory'"
+        row = other.execute(query).fetchone()
+    assert row is not None
+    return int(row[0])
+
+
+def test_no_turn_is_kept_by_a_batch(
+    postgres_store: EventStore, postgres_store_url: str
+) -> None:
+    """Neither when it is stored, nor when a part of it is not, nor when it is repeated."""
+    good = items("a", 20)
+    postgres_store.append(good, command_id="good")
+    bad = [*items("b", 20), thing("bad", amount=-1)]
+    outcomes = postgres_store.append(bad, command_id="bad").outcomes
+    assert [type(outcome) for outcome in outcomes] == [Appended] * 20 + [Rejected]
+    assert postgres_store.append(good, command_id="good").repeated
+    assert turns_kept(postgres_store_url) == 0
+
+
+def test_no_turn_is_kept_by_a_batch_that_cannot_be_sent(
+    postgres_store: EventStore, postgres_store_url: str
+) -> None:
+    """The driver refuses it when the lock is on its way already."""
+    outcomes = postgres_store.append(items("a", 20), command_id="a\0b").outcomes
+    assert {type(outcome) for outcome in outcomes} == {Rejected}
+    assert turns_kept(postgres_store_url) == 0
+
+
+@pytest.mark.parametrize("before", range(8))
+def test_a_read_that_fails_leaves_no_connection_that_fails_for_ever(
+    postgres_store: EventStore, before: int
+) -> None:
+    """Whatever the driver was about to prepare in that moment."""
+    good, bad = ("SELECT count(*) FROM things", ()), ("SELECT 1 / %s::int", (0,))
+    with postgres_store.session() as session:
+        for _ in range(before):
+            session.execute_all([good])
+        with pytest.raises(EventStoreError, match="division by zero"):
+            session.execute_all([bad, good])
+        for _ in range(2):
+            assert session.execute_all([good]) == [[(0,)]]

@@ -67,6 +67,7 @@ class News:
 
     def __init__(self, fallback_seconds: float | None) -> None:
         self.hint = asyncio.Event()
+        self.hint.set()
         self._fallback_seconds = fallback_seconds
 
     def __aiter__(self) -> News:
@@ -266,7 +267,7 @@ class SimulatedLedger:
         )
 
     def news(self) -> AsyncIterator[None]:
-        """Yield whenever the log may have grown."""
+        """Yield at once, and whenever the log may have grown."""
         news = News(self._fallback_seconds)
         self.listeners.append(news)
         return news

@@ -623,5 +623,5 @@ class LedgerConformance:
         news = hand.ledger.news()
         for name in ("a", "b", "c"):
             await hand.submit(name)
-            async with asyncio.timeout(NEWS_SECONDS):
+            async with asyncio.timeout(NEWS_SECONDS / 2):
                 await anext(news)

@@ -69,19 +69,13 @@ async def test_what_came_before_anybody_listened_is_looked_at(hubs: Any) -> None
     await heard(hubs(InterruptedStore()).listen())
 
 
-async def test_what_comes_before_the_first_wait_is_heard(hubs: Any) -> None:
-    store = InterruptedStore(1)
+@pytest.mark.parametrize("wait", [1, 2])
+async def test_what_comes_just_before_a_wait_is_heard(hubs: Any, wait: int) -> None:
+    store = InterruptedStore(wait)
     news = hubs(store).listen()
     await heard(news)
-    store.may_come.set()
-    await heard(news)
-
-
-async def test_what_comes_while_others_are_told_is_heard(hubs: Any) -> None:
-    store = InterruptedStore(2)
-    news = hubs(store).listen()
-    await heard(news)
-    store.news.tell()
-    await heard(news)
+    for _ in range(1, wait):
+        store.news.tell()
+        await heard(news)
     store.may_come.set()
     await heard(news)
