@@ -29,10 +29,10 @@ MODELS_MAX = 64
 
 OUTCOMES: dict[type[object], str] = {
     e.TaskCompleted: "completed",
-    e.TaskRetried: "retried",
     e.TaskFailed: "failed",
-    e.TaskReleased: "released",
     e.TaskCancelled: "cancelled",
+    e.TaskRetried: "retried",
+    e.TaskReleased: "released",
 }
 """Event that ends a run -> value of the label `outcome`."""
 
@@ -70,6 +70,13 @@ class Metrics(Observer):
     def set_slots(self, slots: Callable[[], tuple[int, int]]) -> None:
         """Show (used, all) run slots as `slots` returns them."""
         self._slots = slots
+
+    def endings(self) -> dict[str, int]:
+        """Return how many runs ended in each way; a cancelled task counts without one."""
+        counts = dict.fromkeys(OUTCOMES.values(), 0)
+        for (_, _, outcome), count in self._families.finished.values.items():
+            counts[outcome] += int(count)
+        return counts
 
     # --- the page ---------------------------------------------------------------------
 

@@ -27,7 +27,6 @@ from orchd_ops.serve.crew import Crew
 from orchd_ops.serve.leaving import leave
 from orchd_ops.serve.notify import MICROSECONDS_PER_SECOND, extend_timeout, notify
 from orchd_ops.serve.stopping import StopSignals
-from orchd_ops.serve.totals import Totals
 from orchd_ops.serve.watchdog import Watchdog
 from orchd_ops.traces import open_traces
 
@@ -92,12 +91,11 @@ class Daemon:
         self._retiring: set[asyncio.Task[None]] = set()
         self._reloads: set[asyncio.Task[None]] = set()
         self._crew = Crew(settings, system)
-        self._totals = Totals()
         self._traces = open_traces(release)
         self._metrics = Metrics(
             ledger, system=system, release=release, executors=tuple(settings.executors)
         )
-        observers: list[Observer] = [self._totals, self._metrics]
+        observers: list[Observer] = [self._metrics]
         if self._traces is not None:
             observers.append(self._traces)
         self._engine = Engine(
@@ -142,10 +140,9 @@ class Daemon:
                 for task in leaving:
                     task.cancel()
         if until_idle:
-            _print(
-                f"{'stopped' if self._signals.drain.is_set() else 'idle'}: "
-                f"{self._totals.line()}"
-            )
+            how = "stopped" if self._signals.drain.is_set() else "idle"
+            endings = self._metrics.endings().items()
+            _print(f"{how}: {', '.join(f'{name} {count}' for name, count in endings)}")
 
     async def _start(self) -> None:
         token = doors.token_of(self._settings, os.environ, self._system)
