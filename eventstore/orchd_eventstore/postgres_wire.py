@@ -89,8 +89,16 @@ class Wire:
                 narrow = columns is projection.narrow
                 into = updates.setdefault((projection.name, narrow), [])
                 columns = (projection.key, *columns)
-            values = dict(zip(columns, projection.values(row, columns), strict=True))
-            into.append({"item": number, "expected": item.expected_version, **values})
+            # What is not named is NULL, and the server has less to read.
+            values = {
+                name: value
+                for name, value in zip(
+                    columns, projection.values(row, columns), strict=True
+                )
+                if value is not None
+            }
+            values["item"], values["expected"] = number, item.expected_version
+            into.append(values)
         return [
             parameter
             for projection in self._projections.values()

@@ -22,13 +22,13 @@ class LedgerClock:
 
     def __init__(self, ledger: Ledger, system: System) -> None:
         self._ledger = ledger
-        self._system = system
+        self._monotonic = system.monotonic
         self._offset = system.now() - self._local()
         self._uncertainty: int | None = None
 
     def now(self) -> int:
         """Return the ledger's instant in microseconds, to within network delay."""
-        return self._local() + self._offset
+        return round(self._monotonic() * MICROSECONDS_PER_SECOND) + self._offset
 
     async def synchronise(self) -> None:
         """Ask the database for the time."""
@@ -56,7 +56,7 @@ class LedgerClock:
             self._offset, self._uncertainty = offset, uncertainty
 
     def _local(self) -> int:
-        return round(self._system.monotonic() * MICROSECONDS_PER_SECOND)
+        return round(self._monotonic() * MICROSECONDS_PER_SECOND)
 
 
 def _note_jump(seconds: float) -> None:

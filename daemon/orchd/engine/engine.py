@@ -384,7 +384,7 @@ class Engine:
         executor = self._executors.get(state.executor)
         run = Run(claimed, executor, self.newsroom.traceparent(state))
         self._runs[run.key] = run
-        run.task = asyncio.create_task(self._work(run))
+        run.task = asyncio.get_running_loop().create_task(self._work(run))
         if self._gives_back:
             self.stop_run(run, Stop.DRAIN)
 

@@ -36,7 +36,7 @@ class Listener(Observer):
             self._engine.note_due(task.waiting_until)
         elif task.status is TaskStatus.PENDING and self._concerns(task):
             self._ready[task.id] = None
-        else:
+        elif self._ready:
             self._ready.pop(task.id, None)
         for event in news.events:
             if isinstance(event, TaskCancelRequested):

@@ -57,18 +57,25 @@ class Newsroom:
         """Report a commit and every task that it moved."""
         if not self._observers:
             return
-        events, moves = 0, list[TaskNews]()
+        moves, others = list[TaskNews](), 0
         for request, outcome in zip(requests, outcomes, strict=True):
-            events += _count_events(outcome)
-            moves += _task_news(request, outcome)
+            if isinstance(outcome, _OF_OTHERS):
+                others += _count_events(outcome)
+            else:
+                moves += _task_news(request, outcome)
         for observer in self._of_moves:
             _tell_moves(observer, moves)
+        events = others + sum(len(news.events) for news in moves)
         timing = CommitTiming(seconds=seconds, requests=len(requests), events=events)
         self._tell(self._observers, lambda observer: observer.committed(timing))
 
     def phase_ended(self, timing: PhaseTiming) -> None:
         """Report the end of an execution or a verification."""
-        self._tell(self._of_phases, lambda observer: observer.phase_ended(timing))
+        for observer in self._of_phases:
+            try:
+                observer.phase_ended(timing)
+            except Exception:
+                logger.exception("observer %s failed", type(observer).__name__)
 
     def lease_lost(self, worker: str) -> None:
         """Report that this process's worker was fenced."""
@@ -102,24 +109,15 @@ def _tell_moves(observer: Observer, moves: Sequence[TaskNews]) -> None:
             logger.exception("observer %s failed", type(observer).__name__)
 
 
-def _count_events(outcome: Outcome) -> int:
-    if isinstance(outcome, Submitted):
-        return int(outcome.created)
-    if isinstance(outcome, Claimed):
-        return len(outcome.tasks)
-    if isinstance(outcome, Acted | QueueSet | BreakerActed):
-        return len(outcome.events)
-    return int(isinstance(outcome, Recorded))
+_OF_OTHERS = (QueueSet, BreakerActed, Recorded)
+"""Outcomes of requests that concern no task."""
+
+
+def _count_events(outcome: QueueSet | BreakerActed | Recorded) -> int:
+    return 1 if isinstance(outcome, Recorded) else len(outcome.events)
 
 
 def _task_news(request: Request, outcome: Outcome) -> list[TaskNews]:
-    if isinstance(outcome, Submitted) and isinstance(request, SubmitTask):
-        if not outcome.created:
-            return []
-        submitted = (request.command.submitted,)
-        return [TaskNews(before=None, after=outcome.state, events=submitted)]
-    if isinstance(outcome, Claimed):
-        return [_claim_news(claimed) for claimed in outcome.tasks]
     if isinstance(outcome, Acted) and isinstance(request, ActOnTask):
         if not outcome.events:
             return []
@@ -130,6 +128,13 @@ def _task_news(request: Request, outcome: Outcome) -> list[TaskNews]:
             output=_output_of(request.command),
         )
         return [news]
+    if isinstance(outcome, Claimed):
+        return [_claim_news(claimed) for claimed in outcome.tasks]
+    if isinstance(outcome, Submitted) and isinstance(request, SubmitTask):
+        if not outcome.created:
+            return []
+        submitted = (request.command.submitted,)
+        return [TaskNews(before=None, after=outcome.state, events=submitted)]
     return []
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from enum import StrEnum
-from typing import Any
 
 import msgspec
 
@@ -13,6 +12,8 @@ from orchd.executors.port import ExecutorPort, RunContext
 from orchd.ledger.port import ClaimedTask
 from orchd.tasks.commands import Output
 from orchd.tasks.state import Phase, TaskState
+
+_decode = msgspec.json.Decoder().decode
 
 
 class Stop(StrEnum):
@@ -128,28 +129,26 @@ class Run:
 def context_of(claimed: ClaimedTask, traceparent: str | None = None) -> RunContext:
     """Return what a run may know about itself; `traceparent` is what it hands on."""
     state = claimed.state
+    payload, metadata = claimed.payload, state.metadata
     return RunContext(
-        task_id=state.id,
-        run=state.runs,
-        attempt=state.attempts,
-        max_attempts=state.max_attempts,
-        round=state.round,
-        queue=state.queue,
-        token=state.token or 0,
-        idempotency_key=f"{state.id}:{state.round}",
-        feedback=state.feedback,
-        deadline=state.deadline,
-        description=claimed.description,
-        payload=_parsed(claimed.payload),
-        payload_text=claimed.payload,
-        metadata=_parsed(state.metadata) or {},
-        traceparent=traceparent,
-        task=claimed.task,
+        # In the order of the fields: with their names it takes twice as long.
+        state.id,
+        state.runs,
+        state.attempts,
+        state.max_attempts,
+        state.round,
+        state.queue,
+        state.token or 0,
+        f"{state.id}:{state.round}",
+        state.feedback,
+        state.deadline,
+        claimed.description,
+        None if payload is None else _decode(payload),
+        payload,
+        {} if metadata is None else _decode(metadata) or {},
+        traceparent,
+        claimed.task,
     )
-
-
-def _parsed(text: str | None) -> Any:
-    return None if text is None else msgspec.json.decode(text)
 
 
 def is_verification(run: Run) -> bool:

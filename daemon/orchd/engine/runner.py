@@ -356,6 +356,5 @@ def _still_holds(run: Run, outcome: Outcome) -> bool:
 def _forget_timeout(run: Run) -> None:
     # The body answered in spite of its time limit, and its answer counts. What comes after
     # it must not be taken for stopped.
-    task = asyncio.current_task()
-    if run.take_timeout() and task is not None:
+    if run.take_timeout() and (task := asyncio.current_task()) is not None:
         task.uncancel()

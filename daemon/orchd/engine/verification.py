@@ -34,12 +34,18 @@ class Verification:
         if run.state.phase is Phase.EXECUTE:
             bytes_max = shop.settings.worker.max_output_bytes
             run.output = endings.output_of(success, bytes_max)
-        names = [n for n in run.state.verifiers if n not in run.state.passed_verifiers]
-        self._inline = [n for n in names if _is_inline(shop.verifier(n), success)]
-        self._costly = [n for n in names if n not in self._inline]
+        self._inline: list[str] = []
+        self._costly: list[str] = []
+        for name in run.state.verifiers:
+            if name not in run.state.passed_verifiers:
+                inline = _is_inline(shop.verifier(name), success)
+                (self._inline if inline else self._costly).append(name)
 
     async def judge(self) -> None:
         """Bring the run to its end, whatever the verdict."""
+        if not (self._inline or self._costly):
+            self._complete(None)
+            return
         try:
             if await self._judge_inline():
                 await self._judge_costly()

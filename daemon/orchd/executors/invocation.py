@@ -139,10 +139,20 @@ async def awaited(value: Awaitable[object]) -> object:
     try:
         return await value
     except asyncio.CancelledError as cancelled:
-        task = asyncio.current_task()
-        if task is not None and task.cancelling():
-            raise
-        raise RuntimeError("the code cancelled itself") from cancelled
+        raise own_cancellation(cancelled) from cancelled
+
+
+def own_cancellation(cancelled: asyncio.CancelledError) -> RuntimeError:
+    """Return the error that a cancellation is which user code has made itself.
+
+    Raises:
+        asyncio.CancelledError: it was not the code's own; the caller was cancelled.
+    """
+    task = asyncio.current_task()
+    if task is not None and task.cancelling():
+        raise cancelled
+    error = RuntimeError("the code cancelled itself")
+    return error.with_traceback(cancelled.__traceback__)
 
 
 def execution_answer(value: object) -> ExecutorAnswer:

@@ -11,7 +11,7 @@ from orchd.interfaces import Task
 from orchd.tasks.failures import ErrorClass
 
 
-class RunContext(msgspec.Struct, frozen=True, kw_only=True, gc=False):
+class RunContext(msgspec.Struct, frozen=True, gc=False):
     """What a run knows about itself. Executors and verifiers get it as `context`."""
 
     task_id: str

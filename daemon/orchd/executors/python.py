@@ -11,10 +11,10 @@ from orchd.config.settings import ExecutorSettings, WorkerSettings
 from orchd.executors.invocation import (
     CannotLoad,
     Invocation,
-    awaited,
     execution_answer,
     execution_error,
     load,
+    own_cancellation,
     task_of,
 )
 from orchd.executors.pool import CannotLoadTarget, ChildDied, ChildPool, ChildSettings
@@ -154,7 +154,9 @@ async def _outcome_of(
     on_error: Callable[[BaseException], Answer],
 ) -> Answer:
     try:
-        return on_value(await awaited(value))
+        return on_value(await value)
+    except asyncio.CancelledError as cancelled:
+        return on_error(own_cancellation(cancelled))
     except Exception as error:
         return on_error(error)
     except (SystemExit, KeyboardInterrupt) as error:

@@ -80,7 +80,7 @@ class Stream:
                 stream=self.name,
                 expected_version=ANY_VERSION,
                 events=self.events,
-                counters=self._event_counters(),
+                counters=self._event_counters({}),
             )
         return Append(
             stream=self.name,
@@ -89,7 +89,7 @@ class Stream:
             projection=self.projection,
             row=_ROWS[self.projection](self.state),
             changed=self._changed_columns(),
-            counters=self._event_counters() | self.depth_counters(),
+            counters=self._event_counters(self.depth_counters()),
         )
 
     def _changed_columns(self) -> frozenset[str] | None:
@@ -98,8 +98,7 @@ class Stream:
             return None
         return changed_columns(before, after)
 
-    def _event_counters(self) -> dict[str, int]:
-        counts: dict[str, int] = {}
+    def _event_counters(self, counts: dict[str, int]) -> dict[str, int]:
         for event in self.events:
             name = f"events/{event.type}"
             counts[name] = counts.get(name, 0) + 1
