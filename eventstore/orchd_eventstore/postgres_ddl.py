@@ -182,7 +182,9 @@ _UPDATE = """\
 
 _PRODUCED = """\
   IF wish IS NOT NULL THEN
-    SELECT p.events, p.counters, p.answer INTO more_events, more_counters, answered
+    SELECT p.streams, p.versions, p.types, p.datas, p.metas, p.counters, p.answer
+    INTO more_streams, more_versions, more_types, more_datas, more_metas, more_counters,
+      answered
     FROM {producer}(wish, (
       SELECT json_object_agg(c.name, c.delta) FROM (
         SELECT name, sum(delta * (CASE WHEN all_won THEN cardinality(items)
@@ -204,7 +206,18 @@ AS $$
 DECLARE
   won int[] := '{{}}';
   all_won boolean;
-  more_events json;
+  new_items int[];
+  new_expected bigint[];
+  new_streams text[];
+  new_versions bigint[];
+  new_types text[];
+  new_datas text[];
+  new_metas text[];
+  more_streams text[];
+  more_versions bigint[];
+  more_types text[];
+  more_datas text[];
+  more_metas text[];
   more_counters json;
   answered json;
   head record;
@@ -227,7 +240,7 @@ BEGIN
 {rows}
   all_won := cardinality(won) = item_count;
 {produced}
-  IF NOT bare AND won = '{{}}' AND more_events IS NULL THEN
+  IF NOT bare AND won = '{{}}' AND more_streams IS NULL THEN
     -- A fresh statement sees the commit that made the items lose, if it was this command.
     RETURN json_build_object('won', won, 'answer', answered,
       'repeated', EXISTS (SELECT FROM commits WHERE command_id = command));
@@ -248,36 +261,36 @@ BEGIN
     WHERE b.expected = -1 OR b.expected = (
       SELECT coalesce(max(s.version), 0) FROM events AS s WHERE s.stream = b.stream);
     all_won := cardinality(won) = item_count;
-    IF won = '{{}}' AND more_events IS NULL THEN
+    IF won = '{{}}' AND more_streams IS NULL THEN
       RETURN json_build_object('won', won, 'answer', answered,
         'repeated', EXISTS (SELECT FROM commits WHERE command_id = command));
     END IF;
   END IF;
 
-  WITH input AS (
-    SELECT i.*, row_number() OVER (ORDER BY i.part, i.place) AS n
-    FROM (
-      SELECT 1 AS part, e.* FROM ROWS FROM (json_to_recordset(new_events) AS (
-        item int, stream text, version bigint, expected bigint,
-        type text, data text, meta text
-      )) WITH ORDINALITY AS e(item, stream, version, expected, type, data, meta, place)
-      WHERE all_won OR e.item = ANY (won)
-      UNION ALL
-      SELECT 2 AS part, e.* FROM ROWS FROM (json_to_recordset(more_events) AS (
-        item int, stream text, version bigint, expected bigint,
-        type text, data text, meta text
-      )) WITH ORDINALITY AS e(item, stream, version, expected, type, data, meta, place)
-    ) AS i
-  ), placed AS (
-    SELECT head.position + n AS position, item, stream, expected, type, data, meta,
-      CASE WHEN expected = -1
-        THEN version + (SELECT coalesce(max(s.version), 0) FROM events AS s
-                        WHERE s.stream = input.stream)
-        ELSE version END AS version
-    FROM input
+  -- A function scan gives its rows in order, and these aggregates take them as they come.
+  SELECT array_agg(e.item), array_agg(e.expected), array_agg(e.stream),
+    array_agg(e.version), array_agg(e.type), array_agg(e.data), array_agg(e.meta)
+  INTO new_items, new_expected, new_streams, new_versions, new_types, new_datas,
+    new_metas
+  FROM json_to_recordset(new_events) AS e(
+    item int, stream text, version bigint, expected bigint, type text, data text, meta text
+  )
+  WHERE all_won OR e.item = ANY (won);
+
+  WITH placed AS (
+    SELECT head.position + e.place AS position, e.item, e.stream, e.expected, e.type,
+      e.data, e.meta,
+      CASE WHEN e.expected = -1
+        THEN e.version + (SELECT coalesce(max(s.version), 0) FROM events AS s
+                          WHERE s.stream = e.stream)
+        ELSE e.version END AS version
+    FROM unnest(new_streams || more_streams, new_versions || more_versions,
+      new_types || more_types, new_datas || more_datas, new_metas || more_metas,
+      new_items, new_expected
+    ) WITH ORDINALITY AS e(stream, version, type, data, meta, item, expected, place)
   ), stored AS (
     INSERT INTO events (position, stream, version, type, data, meta, recorded_at)
-    SELECT position, stream, version, type, data, meta, stamp FROM placed ORDER BY position
+    SELECT position, stream, version, type, data, meta, stamp FROM placed
   )
   SELECT count(*), string_agg(
     octet_length(position::text) || ':' || position || ',' ||

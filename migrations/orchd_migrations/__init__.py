@@ -10,9 +10,9 @@ from __future__ import annotations
 
 from typing import Any
 
-HEAD = "0004"
+HEAD = "0005"
 """The newest revision that this release knows."""
-REVISIONS = ("0001", "0002", "0003", "0004")
+REVISIONS = ("0001", "0002", "0003", "0004", "0005")
 """All revisions that this release knows, oldest first."""
 
 

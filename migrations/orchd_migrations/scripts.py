@@ -14,6 +14,7 @@ _NAMES = {
     "0002": "0002_one_round_trip",
     "0003": "0003_erasing",
     "0004": "0004_updates_in_place",
+    "0005": "0005_claims_in_arrays",
 }
 
 

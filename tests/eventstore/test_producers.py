@@ -23,15 +23,19 @@ from support.eventstores import thing as thing_item
 # to the counter `made`.
 FUNCTION = """\
 CREATE FUNCTION make_thing(
-  wish json, changes json, OUT events json, OUT counters json, OUT answer json
+  wish json, changes json, OUT streams text[], OUT versions bigint[], OUT types text[],
+  OUT datas text[], OUT metas text[], OUT counters json, OUT answer json
 ) LANGUAGE plpgsql AS $$
 BEGIN
   INSERT INTO things (id, version, amount, made_by)
   VALUES (wish->>'name', 1, 1, 'producer') ON CONFLICT DO NOTHING;
   answer := json_build_object('made', changes->'made');
   IF FOUND THEN
-    events := json_build_array(json_build_object('item', -1, 'version', 1, 'stream',
-      'thing-' || (wish->>'name'), 'type', 'thing.made', 'data', '{}', 'meta', '{}'));
+    streams := ARRAY['thing-' || (wish->>'name')];
+    versions := ARRAY[1];
+    types := ARRAY['thing.made'];
+    datas := ARRAY['{}'];
+    metas := ARRAY['{}'];
     counters := '[{"name": "made", "delta": 1, "items": [-1]}]';
   END IF;
 END $$"""

@@ -208,7 +208,7 @@ async def test_an_upgrade_lists_what_runs_and_what_failed_already(
         for row in tasks:
             connection.execute(insert, row)
         connection.commit()
-    assert upgrade(database_url) == ["0004"]
+    assert upgrade(database_url) == ["0004", "0005"]
     for query in (
         "SELECT task_id, worker, cancel_requested FROM running ORDER BY task_id",
         "SELECT task_id, status, created_at FROM aside ORDER BY task_id",

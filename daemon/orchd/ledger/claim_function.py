@@ -10,7 +10,10 @@ the tests hold both to the same events and rows.
 
 from __future__ import annotations
 
+from typing import Any
+
 from orchd.ledger.derived import PROMOTE_POSTGRESQL
+from orchd.ledger.fresh import FRESH_ROW, TOLD_COLUMNS
 from orchd.ledger.rows import TASK_COLUMNS, columns
 from orchd.tasks.deciding import INSTANT_MAX
 
@@ -48,7 +51,8 @@ _SEARCH = """ARRAY(
 
 _FUNCTION = """\
 CREATE FUNCTION {name}(
-  wish json, changes json, OUT events json, OUT counters json, OUT answer json
+  wish json, changes json, OUT streams text[], OUT versions bigint[], OUT types text[],
+  OUT datas text[], OUT metas text[], OUT counters json, OUT answer json
 ) LANGUAGE plpgsql
 SET enable_seqscan = off
 AS $$
@@ -62,10 +66,11 @@ DECLARE
   queue_name text;
   ids text[];
   crowded boolean;
-  starts json[] := '{{}}';
   deltas json[] := '{{}}';
   answers json[] := '{{}}';
-  started json;
+  started text[];
+  started_versions bigint[];
+  started_datas text[];
   moved json;
   found json;
   fenced_now boolean;
@@ -79,7 +84,7 @@ BEGIN
   FOR c IN SELECT * FROM json_to_recordset(wish->'claims') AS w(
     worker text, worker_json text, slots int, now bigint, meta text, executors text[],
     verifiers json, queues text[], patterns text[], probe text, alone boolean,
-    max_crashes bigint
+    max_crashes bigint, brief boolean
   ) LOOP
     -- Whoever fences this worker waits for the end of its claim, and then sees it.
     SELECT fenced INTO fenced_now FROM workers WHERE id = c.worker FOR SHARE;
@@ -133,16 +138,16 @@ BEGIN
       ) AS d
       WHERE t.id = before.id
       RETURNING t.id, t."version", t."attempts", t."runs", t."phase", t."deadline",
-        t."alone", t."queue", before.place, json_build_array({before}) AS row
+        t."alone", t."queue", before.place,
+        CASE WHEN c.brief AND ({kept}) IS NOT DISTINCT FROM ({fresh})
+          THEN json_build_array({told}) ELSE json_build_array({before}) END AS row
     )
-    SELECT json_agg(json_build_object('item', -1, 'stream', 'task-' || a.id,
-        'version', a."version", 'type', 'task.started', 'data', '{{'
+    SELECT array_agg('task-' || a.id), array_agg(a."version"), array_agg('{{'
         || (CASE WHEN a."alone" THEN '"alone":true,' ELSE '' END)
         || '"attempt":' || a."attempts"
         || coalesce(',"deadline":' || a."deadline", '')
         || ',"phase":"' || a."phase" || '","run":' || a."runs"
-        || ',"token":' || a."version" || ',"worker":' || c.worker_json || '}}',
-        'meta', c.meta) ORDER BY a.place),
+        || ',"token":' || a."version" || ',"worker":' || c.worker_json || '}}'),
       (SELECT json_agg(json_build_object('name', n.name, 'delta', n.delta,
           'items', ARRAY[-1])) FROM (
         SELECT 'queue/' || q."queue" || s.status AS name, s.sign * count(*) AS delta
@@ -150,11 +155,16 @@ BEGIN
         GROUP BY q."queue", s.status, s.sign
         UNION ALL SELECT 'events/task.started', count(*) FROM after HAVING count(*) > 0
       ) AS n),
-      json_agg(a.row ORDER BY a.place)
-    INTO started, moved, found FROM after AS a;
+      json_agg(a.row)
+    INTO started, started_versions, started_datas, moved, found
+    FROM (SELECT * FROM after ORDER BY place) AS a;
 
     IF started IS NOT NULL THEN
-      starts := starts || started;
+      streams := streams || started;
+      versions := versions || started_versions;
+      types := types || array_fill('task.started'::text, ARRAY[cardinality(started)]);
+      datas := datas || started_datas;
+      metas := metas || array_fill(c.meta, ARRAY[cardinality(started)]);
       deltas := deltas || moved;
       IF running IS NOT NULL THEN
         running := (SELECT json_object_agg(n.key, n.value::int - coalesce((
@@ -167,11 +177,9 @@ BEGIN
       'tasks', found, 'alone_waiting', {alone_waiting});
   END LOOP;
 
-  -- One claim is the rule, and its events need not be taken apart.
-  events := starts[1];
+  -- One claim is the rule, and its counters need not be taken apart.
   counters := deltas[1];
-  IF cardinality(starts) > 1 THEN
-    events := (SELECT json_agg(e) FROM unnest(starts) AS s, json_array_elements(s) AS e);
+  IF cardinality(deltas) > 1 THEN
     counters := (SELECT json_agg(d) FROM unnest(deltas) AS s, json_array_elements(s) AS d);
   END IF;
   answer := array_to_json(answers);
@@ -224,6 +232,9 @@ def claim_ddl() -> list[str]:
         search_one=search_one,
         far=INSTANT_MAX,
         before=columns(TASK_COLUMNS, "before"),
+        kept=columns(tuple(FRESH_ROW), "before"),
+        fresh=", ".join(map(_literal, FRESH_ROW.values())),
+        told=columns(TOLD_COLUMNS, "before"),
         alone_waiting=_ALONE_WAITING.format(capable=_CAPABLE),
     )
     return [
@@ -231,6 +242,12 @@ def claim_ddl() -> list[str]:
         _ROOM.format(name=name),
         claim,
     ]
+
+
+def _literal(value: Any) -> str:
+    if value is None:
+        return "NULL"
+    return f"'{value}'" if isinstance(value, str) else str(value).lower()
 
 
 def _numbered(statement: str, values: tuple[str, ...]) -> str:

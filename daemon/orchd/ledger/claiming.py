@@ -20,6 +20,7 @@ from orchd.ledger.claims import (
     queue_expression,
     running_counts,
 )
+from orchd.ledger.fresh import claimed_state
 from orchd.ledger.plan import Plan
 from orchd.ledger.port import ClaimTasks
 from orchd.ledger.rows import Row, task_state
@@ -35,7 +36,7 @@ class _Claimed(msgspec.Struct, gc=False):
 
     fenced: bool = False
     tasks: list[list[Any]] | None = None
-    """The rows as they were before."""
+    """The rows as they were before; `claimed_state` reads them."""
     alone_waiting: bool = False
 
 
@@ -94,6 +95,8 @@ class Claims:
             "probe": claim.probe,
             "alone": claim.alone,
             "max_crashes": claim.max_crashes,
+            # Releases before read only whole rows, and do not ask for brief ones.
+            "brief": True,
         }
 
     def read(self, answer: bytes | msgspec.Raw) -> None:
@@ -102,7 +105,7 @@ class Claims:
             if claimed.fenced:
                 self._plan.fenced(index, claim.worker)
                 continue
-            states = [task_state(row) for row in claimed.tasks or ()]
+            states = [claimed_state(row) for row in claimed.tasks or ()]
             self._plan.started(index, claim, states)
             if claimed.alone_waiting:
                 self._plan.alone_waiting.add(index)

@@ -1,0 +1,1 @@
+-- orchd, schema 0005 for sqlite. There is nothing to do.
