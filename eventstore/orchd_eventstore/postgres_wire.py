@@ -82,13 +82,12 @@ class Wire:
             projection, row = self._projections[item.projection], item.row
             assert row is not None
             if item.expected_version == NO_STREAM:
-                columns: tuple[str, ...] = projection.columns
+                columns = projection.columns
                 into = inserts.setdefault(projection.name, [])
             else:
-                columns = projection.update_columns(item.changed)
-                narrow = columns is projection.narrow
+                narrow = projection.is_narrow(item.changed)
+                columns = projection.keyed_narrow if narrow else projection.keyed_mutable
                 into = updates.setdefault((projection.name, narrow), [])
-                columns = (projection.key, *columns)
             # What is not named is NULL, and the server has less to read.
             values = {
                 name: value

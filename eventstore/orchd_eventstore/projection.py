@@ -47,12 +47,12 @@ class Projection:
             raise InvalidAppend(f"table {table.name} needs a mutable column `version`")
         self.narrow = tuple(c for c in self.mutable if c in narrow)
         self._is_narrow = frozenset(self.narrow).issuperset
+        self.keyed_mutable = (key, *self.mutable)
+        self.keyed_narrow = (key, *self.narrow)
 
-    def update_columns(self, changed: frozenset[str] | None) -> tuple[str, ...]:
-        """Return the columns that an update writes; `changed` as in `Append`."""
-        if self.narrow and changed is not None and self._is_narrow(changed):
-            return self.narrow
-        return self.mutable
+    def is_narrow(self, changed: frozenset[str] | None) -> bool:
+        """Tell whether an update writes only `narrow`; `changed` as in `Append`."""
+        return bool(self.narrow) and changed is not None and self._is_narrow(changed)
 
     def values(self, row: Mapping[str, Any], columns: tuple[str, ...]) -> Sequence[Any]:
         """Return the values of a row in the order of `columns`.

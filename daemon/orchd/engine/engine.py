@@ -309,6 +309,8 @@ class Engine:
                 stay queued, so they may still be carried out; repeating them is safe.
                 Where others have waited for so long already, none are queued any more.
         """
+        if not requests:
+            return []
         if self.unanswered_seconds > PATIENCE_SECONDS:
             raise self._no_answer(self.unanswered_seconds)
         if any(self._may_start(request) for request in requests):
@@ -316,13 +318,16 @@ class Engine:
             # with free slots starts with the commit that makes it durable.
             self._claimer.wake()
         futures = self.committer.offer_together(requests)
-        gathered = asyncio.gather(*futures)
         try:
-            async with asyncio.timeout(PATIENCE_SECONDS):
-                return list(await asyncio.shield(gathered))
-        except TimeoutError:
-            gathered.add_done_callback(_forget)
-            raise self._no_answer(PATIENCE_SECONDS) from None
+            # It neither cancels what it waits for nor minds which of them fail.
+            _, late = await asyncio.wait(futures, timeout=PATIENCE_SECONDS)
+        except asyncio.CancelledError:
+            _forget(futures)
+            raise
+        if late:
+            _forget(futures)
+            raise self._no_answer(PATIENCE_SECONDS)
+        return [future.result() for future in futures]
 
     def _may_start(self, request: Request) -> bool:
         if not isinstance(request, SubmitTask):
@@ -475,7 +480,12 @@ class Engine:
                 self.stop_run(run, Stop.LEASE)
 
 
-def _forget(future: asyncio.Future[list[Outcome]]) -> None:
-    # Retrieves the exception of a request that nobody waits for any more.
+def _forget(futures: Sequence[asyncio.Future[Outcome]]) -> None:
+    # Nobody waits for these requests any more; the loop would complain of each that fails.
+    for future in futures:
+        future.add_done_callback(_retrieve)
+
+
+def _retrieve(future: asyncio.Future[Outcome]) -> None:
     if not future.cancelled():
         future.exception()

@@ -6,6 +6,7 @@ every such task, and to tell them would take the server longer than to start it.
 
 from __future__ import annotations
 
+from operator import itemgetter
 from typing import Any
 
 from orchd.interfaces import TaskStatus
@@ -29,15 +30,11 @@ FRESH_ROW: dict[str, Any] = {
 TOLD_COLUMNS = tuple(name for name in TASK_COLUMNS if name not in FRESH_ROW)
 """The columns of a fresh task that are told, in order."""
 
-_FRESH_VALUES = tuple(FRESH_ROW.get(name) for name in TASK_COLUMNS)
-_TOLD_PLACES = tuple(map(TASK_COLUMNS.index, TOLD_COLUMNS))
+_FRESH_VALUES = tuple(FRESH_ROW.values())
+_whole = itemgetter(*map([*TOLD_COLUMNS, *FRESH_ROW].index, TASK_COLUMNS))
 
 
 def claimed_state(row: Row) -> TaskState:
     """Return the state of a row that has all columns, or only those that are told."""
-    if len(row) != len(TOLD_COLUMNS):
-        return task_state(row)
-    values = list(_FRESH_VALUES)
-    for place, value in zip(_TOLD_PLACES, row, strict=True):
-        values[place] = value
-    return task_state(values)
+    is_fresh = len(row) == len(TOLD_COLUMNS)
+    return task_state(_whole((*row, *_FRESH_VALUES)) if is_fresh else row)
