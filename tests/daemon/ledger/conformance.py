@@ -120,6 +120,35 @@ class LedgerConformance:
         assert (claimed.description, claimed.payload) == ("do a", '{"n":1}')
         assert (claimed.state.token, claimed.state.worker) == (2, hand.worker)
 
+    async def test_a_claim_of_unlike_tasks_shows_each_as_it_was(self, hand: Hand) -> None:
+        """What most tasks have in common is not told of each, and must not be made up."""
+        unlike: dict[str, dict[str, Any]] = {
+            "plain": {},
+            "delayed": {"run_at": hand.now() + 1},
+            "described at length": {"description": "x" * 40_000},
+            "labelled": {"labels": {"team": "a"}},
+            "of a parent": {"parent_id": "plain"},
+            "of somebody": {"namespace": "somebody"},
+            "serial": {"lane": "one at a time"},
+            "with a payload at length": {"payload": raw(["x" * 40_000])},
+        }
+        before = {name: await hand.submit(name, **some) for name, some in unlike.items()}
+        await asyncio.sleep(0.01)
+        claimed = await hand.claim()
+        assert {task.before.id: task.before for task in claimed} == before
+        for task in claimed:
+            assert task.state == await hand.ledger.task(task.before.id)
+        given_back = {
+            task.state.id: await hand.acted(
+                task.state.id,
+                c.Release(now=hand.now(), reason=ReleaseReason.DRAIN, **owned(task.state)),
+                task.state,
+            )
+            for task in claimed
+        }
+        again = await hand.claim()
+        assert {task.before.id: task.before for task in again} == given_back
+
     @pytest.mark.parametrize("alone", [False, True])
     @pytest.mark.parametrize("limit", [None, 0.1, 1.0000005, 12.3456789, 1e9, 1e18])
     async def test_a_start_is_what_the_state_machine_says(

@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any
 
+import msgspec
 import pytest
 import sqlalchemy as sa
 from hypothesis import given, settings
@@ -14,10 +15,13 @@ from hypothesis import strategies as st
 
 from orchd.interfaces import TaskStatus
 from orchd.ledger import creation, listing
+from orchd.ledger.claiming import Claims
+from orchd.ledger.fresh import TOLD_COLUMNS
 from orchd.ledger.opening import open_ledger
 from orchd.ledger.port import (
     Acted,
     Claimed,
+    ClaimTasks,
     LedgerUnavailable,
     Refusal,
     Request,
@@ -320,6 +324,36 @@ async def test_a_claim_passes_over_a_task_that_somebody_else_holds(
         in_time, _ = await asyncio.wait((claim,), timeout=5)
     assert in_time, "a claim waits for a task that somebody else holds"
     assert await claim == ["b"]
+    await hand.ledger.close()
+
+
+async def test_a_release_that_does_not_ask_for_brief_rows_is_told_whole_ones(
+    postgres_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A daemon of an older release works on while the schema is already the new one."""
+    told: list[int] = []
+
+    def read(self: Claims, answer: bytes) -> None:
+        for claimed in msgspec.json.decode(answer):
+            told.extend(map(len, claimed["tasks"]))
+        take_over(self, answer)
+
+    def older(self: Claims, claim: ClaimTasks) -> dict[str, Any]:
+        wanted = ask(self, claim)
+        del wanted["brief"]
+        return wanted
+
+    ask, take_over = Claims._wanted, Claims.read
+    hand = Hand(make(postgres_url))
+    await hand.register()
+    await hand.commit(*map(hand.submission, "abc"))
+    with monkeypatch.context() as patch:
+        patch.setattr(Claims, "read", read)
+        assert await hand.claim_ids(1) == ["a"]
+        patch.setattr(Claims, "_wanted", older)
+        assert await hand.claim_ids(1) == ["b"]
+    assert told == [len(TOLD_COLUMNS), len(TASK_COLUMNS)]
+    assert await hand.claim_ids() == ["c"]
     await hand.ledger.close()
 
 
